@@ -1,0 +1,1 @@
+"""Lookhere: click where your classifier should look."""

@@ -1,0 +1,215 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from backend.domain import Job, JobKind, JobState, LookhereError, Project
+from backend.settings import Settings, set_up_logging
+
+if TYPE_CHECKING:
+    from backend.jobs.context import Context
+
+_POLL_S = 0.5
+
+
+class Command(click.Group):
+    """A group whose commands end an expected error with its message, not with a trace."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except LookhereError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Click where your classifier should look: a Label Studio ML backend that learns attention from clicks."""
+    set_up_logging(Settings())
+
+
+def _context() -> Context:
+    # Imported late, so that `lookhere --help` is quick.
+    from backend.jobs.context import Context
+
+    return Context.open(Settings())
+
+
+def _with_project(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the option --project, and the context and project it names."""
+
+    @click.option("--project", "number", type=int, required=True, help="Label Studio's project id.")
+    @wraps(command)
+    def with_project(number: int, **options: Any) -> None:
+        context = _context()
+        command(context, context.store.projects.ensure(context.settings.label_studio_url, number), **options)
+
+    return with_project
+
+
+@main.command()
+def serve() -> None:
+    """Serve Label Studio: predictions, webhooks, heat maps, and the training in the background."""
+    from backend.web.server import serve
+
+    serve(Settings())
+
+
+@main.command()
+@click.option("--project", "number", type=int, required=True, help="Label Studio's project id.")
+def connect(number: int) -> None:
+    """Hook up an existing project: backend, webhook, heat map, view, order, first training and scoring."""
+    from backend.jobs.reconcile import reconcile
+    from backend.labelstudio.hookup import connect
+
+    context = _context()
+    client = _client(context)
+    project = context.store.projects.ensure(context.settings.label_studio_url, number)
+    connected = connect(client, number, context.settings, context.heat_link(project))
+    for step in connected.steps:
+        click.echo(step)
+    project = reconcile(context, number)
+    guidance = context.store.annotations.guidance(project.key)
+    labels = {item.label for item in guidance if item.label is not None}
+    click.echo(f"{len(guidance)} tasks, {sum(item.label is not None for item in guidance)} with a known class")
+    if context.store.versions.active(project.key) is not None:
+        _run(context, project, JobKind.SCORE)
+    elif len(labels) >= 2:
+        _run(context, project, JobKind.TRAIN)
+    else:
+        click.echo(
+            "No classifier yet: choose the class of a few images of at least two classes; the first training starts "
+            f"after {context.settings.train_after} annotations, with Label Studio's Start Training button, or with "
+            f"`lookhere train --project {number}`."
+        )
+
+
+@main.command()
+@click.option("--project", "number", type=int, required=True, help="Label Studio's project id.")
+def doctor(number: int) -> None:
+    """Find what keeps a project from working, and say how to mend it. Exits with 1 if anything was found."""
+    from backend.labelstudio.hookup import diagnose
+    from backend.state.versions import is_version_name
+
+    context = _context()
+    project = context.store.projects.ensure(context.settings.label_studio_url, number)
+    findings = diagnose(
+        _client(context),
+        number,
+        context.settings,
+        context.heat_link(project),
+        fetch=context.images.fetch,
+        ours=is_version_name,
+    )
+    for finding in findings:
+        click.echo(f"{'ok  ' if finding.ok else 'FAIL'} {finding.check}: {finding.detail}")
+        if not finding.ok:
+            click.echo(f"     {finding.remedy}")
+    if not all(finding.ok for finding in findings):
+        sys.exit(1)
+
+
+@main.command()
+@_with_project
+def train(context: Context, project: Project) -> None:
+    """Train a new version now, then score the pool with it."""
+    _run(context, project, JobKind.TRAIN)
+
+
+@main.command()
+@_with_project
+def score(context: Context, project: Project) -> None:
+    """Score the pool with the active version and put the order into Label Studio."""
+    _run(context, project, JobKind.SCORE)
+
+
+@main.command()
+@_with_project
+def sync(context: Context, project: Project) -> None:
+    """Read tasks and annotations from Label Studio."""
+    _run(context, project, JobKind.SYNC)
+
+
+@main.command()
+@_with_project
+def versions(context: Context, project: Project) -> None:
+    """List the versions of a project, the active one marked."""
+    for version in context.store.versions.list(project.key):
+        metrics = version.card.get("metrics", {})
+        figures = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items() if isinstance(value, float))
+        when = f"{version.created_at:%Y-%m-%d %H:%M}"
+        click.echo(f"{'*' if version.active else ' '} {version.name}  {when}  {figures}")
+
+
+@main.command()
+@_with_project
+def rollback(context: Context, project: Project) -> None:
+    """Serve the version that was active before, and put its predictions back into Label Studio."""
+    version = context.store.versions.rollback(project.key)
+    click.echo(f"{version.name} is active")
+    _run(context, project, JobKind.SCORE)
+
+
+@main.command()
+@_with_project
+def jobs(context: Context, project: Project) -> None:
+    """List the jobs of a project, the newest first."""
+    for job in context.store.jobs.list(project.key):
+        click.echo(f"{job.id:5} {job.kind:6} {job.state:12} {job.progress:4.0%}  {job.error or job.message}")
+
+
+@main.command()
+@click.option("--simulate", is_flag=True, help="Let a simulated annotator click, in rounds, and report what it won.")
+@click.option("--folder", type=click.Path(path_type=Path), default=Path(".lookhere/demo"), help="Where it all lives.")
+def demo(simulate: bool, folder: Path) -> None:
+    """Start a real Label Studio with a project of demonstration data, connected to this backend."""
+    from backend.demo.run import run
+
+    run(folder, simulate=simulate)
+
+
+def _client(context: Context) -> Any:
+    if context.client is None:
+        raise LookhereError(
+            "Expected a credential for Label Studio, got none; set LOOKHERE_LABEL_STUDIO_API_KEY to a personal access "
+            "token (Label Studio: Account & Settings, Personal Access Token) or a legacy token."
+        )
+    return context.client
+
+
+def _run(context: Context, project: Project, kind: JobKind) -> None:
+    """Ask for a job and follow it, and what it asks for, to the end; run it here unless a server takes it first."""
+    from backend.jobs.local import LocalEngine
+
+    engine = LocalEngine(context.settings, context.store)
+    wanted = context.store.jobs.request(project.key, kind)
+    ended = _follow(context, engine, wanted)
+    if ended.state is not JobState.SUCCEEDED:
+        raise LookhereError(f"The {kind} job {ended.id} {ended.state}: {ended.error or ended.message}")
+    click.echo(f"{kind}: {ended.message}")
+    if kind is JobKind.TRAIN:
+        for job in context.store.jobs.list(project.key):
+            if job.kind is JobKind.SCORE and job.state in (JobState.QUEUED, JobState.RUNNING):
+                click.echo(f"score: {_follow(context, engine, job).message}")
+
+
+def _follow(context: Context, engine: Any, job: Job) -> Job:
+    while True:
+        engine.run_next()
+        job = context.store.jobs.get(job.id)
+        if job.state not in (JobState.QUEUED, JobState.RUNNING, JobState.INTERRUPTED):
+            return job
+        time.sleep(_POLL_S)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The embedded demonstration: its data, a simulated annotator, and a real Label Studio."""

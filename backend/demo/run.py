@@ -1,0 +1,251 @@
+"""`lookhere demo`: a real Label Studio, this backend, and a project to click in, for a person or a simulated one."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx
+from PIL import Image
+from pydantic import SecretStr
+
+from backend.demo.digits import CLASSES, DigitImage, generate
+from backend.demo.label_studio import LabelStudioServer, free_port, migrate
+from backend.domain import LookhereError
+from backend.labelstudio.client import LabelStudioClient
+from backend.settings import Settings
+
+TITLE = "Lookhere demonstration"
+EMAIL = "demo@example.com"
+TASKS = 400
+SEED = 0
+_PATIENCE_S = 120.0
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """The running demonstration.
+
+    Attributes:
+        settings: of the backend.
+        project: Label Studio's project id.
+        label_studio: the server.
+        token: a personal access token for it.
+        images: what the tasks show, by file name.
+    """
+
+    settings: Settings
+    project: int
+    label_studio: LabelStudioServer
+    token: SecretStr
+    images: Mapping[str, DigitImage]
+
+
+def run(folder: Path, *, simulate: bool) -> None:
+    """Run the demonstration until Ctrl-C, or through the simulated rounds.
+
+    Args:
+        folder: where servers, data and versions live; a simulation begins with an empty one of its own.
+        simulate: let a simulated annotator click.
+
+    Raises:
+        LookhereError: if a stage fails, or the simulated clicks won nothing.
+    """
+    if simulate:
+        from backend.demo.simulation import simulate as rounds
+
+        with demonstration(folder / "simulation", fresh=True) as running:
+            rounds(running, folder / "simulation" / "rounds.json")
+        return
+    with demonstration(folder / "live", fresh=False) as running:
+        server = running.label_studio
+        click.echo(
+            "\nOpen the view 'Label next', choose a task, and drag the point to where the classifier should look."
+        )
+        click.echo(f"  address   {server.url}/projects/{running.project}/data")
+        click.echo(f"  login     {server.email}")
+        click.echo(f"  password  {server.password.get_secret_value()}")
+        click.echo("Ctrl-C ends it; what you labelled stays for the next time.")
+        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+
+
+@contextmanager
+def demonstration(folder: Path, *, fresh: bool) -> Iterator[Demonstration]:
+    """A Label Studio and a backend on loopback, with a connected, trained and scored project.
+
+    Args:
+        folder: where it all lives.
+        fresh: begin with nothing.
+    """
+    if fresh and folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    images = _write_images(folder / "files" / "digits")
+    seed = folder.parent / "label-studio-seed"
+    with stage("Starting Label Studio"):
+        if not (seed / "done").exists():
+            migrate(seed)
+            (seed / "done").touch()
+        server = LabelStudioServer(
+            folder / "label-studio", email=EMAIL, password=_password(folder), files=folder / "files", seed=seed
+        )
+        server.start()
+    try:
+        token = server.personal_access_token()
+        with stage("Making the project"):
+            project = _project(server, token, folder / "files" / "digits", images)
+        port = free_port()
+        settings = Settings(
+            label_studio_url=server.url,
+            label_studio_api_key=token,
+            public_url=f"http://127.0.0.1:{port}",
+            port=port,
+            data_dir=folder / "backend",
+            backbone="small",
+            seed=SEED,
+        )
+        with _backend(settings, folder / "backend.log"):
+            with stage("Connecting the project, training a first, biased classifier and scoring the pool"):
+                _lookhere(settings, "connect", "--project", str(project))
+            yield Demonstration(settings, project, server, token, images)
+    finally:
+        server.stop()
+
+
+@contextmanager
+def stage(what: str) -> Iterator[None]:
+    """Say what is being done, and how long it took."""
+    click.echo(f"{what} … ", nl=False)
+    sys.stdout.flush()
+    begun = time.monotonic()
+    yield
+    click.echo(f"{time.monotonic() - begun:.1f} s")
+
+
+def _password(folder: Path) -> SecretStr:
+    # Label Studio takes the password when it makes the user, so it is kept for the next start.
+    kept = folder / "password"
+    if not kept.exists():
+        kept.touch(mode=0o600)
+        kept.write_text(secrets.token_urlsafe(9))
+    return SecretStr(kept.read_text())
+
+
+def _write_images(folder: Path) -> dict[str, DigitImage]:
+    images = {f"{image.id}.png": image for image in generate("train", TASKS, SEED)}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, image in images.items():
+        Image.fromarray(image.image).save(folder / name)
+    return images
+
+
+def _project(server: LabelStudioServer, token: SecretStr, files: Path, images: Mapping[str, DigitImage]) -> int:
+    authorization = LabelStudioClient(server.url, token).authorization()
+    with httpx.Client(base_url=server.url, headers=authorization, timeout=120.0) as label_studio:
+
+        def post(path: str, body: object) -> Any:
+            return label_studio.post(path, json=body).raise_for_status().json()
+
+        for known in label_studio.get("/api/projects/").raise_for_status().json()["results"]:
+            if known["title"] == TITLE:
+                return int(known["id"])
+        number = int(post("/api/projects/", {"title": TITLE, "label_config": _label_config()})["id"])
+        # Label Studio serves local files only below a storage of the project.
+        storage = {"project": number, "path": str(files.absolute()), "use_blob_urls": True}
+        post("/api/storages/localfiles", storage)
+        shown = [
+            {"image": f"/data/local-files/?d={files.name}/{name}", "class": image.label}
+            for name, image in images.items()
+        ]
+        post(f"/api/projects/{number}/import", [{"data": data} for data in shown])
+    return number
+
+
+def _label_config() -> str:
+    choices = "\n".join(f'    <Choice value="{name}"/>' for name in CLASSES)
+    return f"""<View>
+  <Image name="image" value="$image" zoom="true"/>
+  <KeyPointLabels name="click" toName="image" smart="true">
+    <Label value="Look here" background="#1a9641" lookhere="look"/>
+    <Label value="Ignore" background="#d7191c" lookhere="ignore"/>
+  </KeyPointLabels>
+  <Choices name="class" toName="image" choice="single" showInline="true" lookhere="class">
+{choices}
+  </Choices>
+</View>"""
+
+
+@contextmanager
+def _backend(settings: Settings, log: Path) -> Iterator[None]:
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "backend.cli", "serve"],
+            env=environment(settings),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        with stage("Starting the backend"):
+            _wait_until_healthy(settings, process, log)
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_until_healthy(settings: Settings, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            if httpx.get(f"{settings.public_url}/health", timeout=1.0).is_success:
+                return
+        except httpx.HTTPError:
+            time.sleep(0.1)
+    raise LookhereError(f"The backend did not come up; the end of {log}:\n{log.read_text(errors='replace')[-2000:]}")
+
+
+def _lookhere(settings: Settings, *command: str) -> None:
+    done = subprocess.run(  # noqa: S603 - our own command line
+        [sys.executable, "-m", "backend.cli", *command],
+        env=environment(settings),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise LookhereError(f"`lookhere {' '.join(command)}` failed:\n{done.stdout}")
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The environment in which a command sees these settings and no others."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("LOOKHERE_")}
+    ours = {}
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, SecretStr):
+            value = value.get_secret_value()
+        if value is not None and value != ():
+            ours[f"LOOKHERE_{name.upper()}"] = json.dumps(value) if isinstance(value, tuple) else str(value)
+    return others | ours

@@ -1,0 +1,72 @@
+"""The loss that pulls the attention to the clicks and away from what was ignored.
+
+For a clicked image with class y, target t ∈ [0, 1] on the cells ("Look here"), n ∈ [0, 1] ("Ignore"), and the positive
+part s of the contrast map S = M_y − mean of the other classes' maps:
+
+    L = CE − λ₊ log(Σ t·s / Σ s) − λ₋ log(1 − Σ n·s / Σ s)
+
+after the energy loss of Rao et al., ICCV 2023, on the live map, so that it has a gradient on every weight.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_TINY = 1e-6
+
+
+def contrast_map(maps: Tensor, labels: Tensor) -> Tensor:
+    """What speaks for a class against the others.
+
+    Args:
+        maps: (N, K, h, w) signed class activation maps.
+        labels: (N,) the classes.
+
+    Returns:
+        (N, h, w) the class's map less the mean of the others'.
+    """
+    own = maps[torch.arange(len(maps)), labels]
+    others = (maps.sum(1) - own) / (maps.shape[1] - 1)
+    return own - others
+
+
+def energy_share(contrast: Tensor, region: Tensor) -> Tensor:
+    """The share of the positive energy of maps that lies in a region.
+
+    Args:
+        contrast: (N, h, w) signed.
+        region: (N, h, w) in [0, 1].
+
+    Returns:
+        (N,) in [0, 1].
+    """
+    energy = F.relu(contrast)
+    return (region * energy).sum((1, 2)) / (energy.sum((1, 2)) + _TINY)
+
+
+def guidance_loss(
+    maps: Tensor, labels: Tensor, look: Tensor, ignore: Tensor, look_weight: float, ignore_weight: float
+) -> Tensor:
+    """The guidance term of the loss.
+
+    Args:
+        maps: (N, K, h, w) signed class activation maps of clicked images.
+        labels: (N,) their classes.
+        look: (N, h, w) in [0, 1]; all 0 for an image without a "Look here".
+        ignore: (N, h, w) in [0, 1]; all 0 for an image without an "Ignore".
+        look_weight: λ₊.
+        ignore_weight: λ₋.
+
+    Returns:
+        scalar, the mean over the images.
+    """
+    contrast = contrast_map(maps, labels)
+    # A click that counts less pulls less: its disc's height is its weight, not a smaller share to reach.
+    strength = look.amax((1, 2))
+    inside = energy_share(contrast, look / strength.clamp_min(_TINY)[:, None, None])
+    outside = 1 - energy_share(contrast, ignore)
+    pull = -strength * torch.log(inside.clamp_min(_TINY))
+    push = -torch.log(outside.clamp_min(_TINY))
+    return (look_weight * pull + ignore_weight * push).mean()

@@ -1,0 +1,114 @@
+"""Clicks to targets on the classifier's grid of cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy import ndimage
+from skimage.segmentation import felzenszwalb
+from torch import Tensor
+
+from backend.domain import Click, ClickRole, Origin
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+RADIUS = 0.17
+"""Standard deviation of a click's soft disc, as a share of the image's side: 1.2 cells of a 7 × 7 map."""
+
+CONFIRMATION_WEIGHT = 0.5
+"""What an accepted prediction weighs beside a click that somebody placed: the classifier must not feed on itself."""
+
+# The paper's release segments the 224-pixel heat map so (He et al. 2023).
+_SEGMENTED_SIDE = 224
+_SCALE, _SIGMA, _MIN_SIZE = 200, 0.95, 35
+
+
+def look_target(clicks: Sequence[Click], shape: tuple[int, int], radius: float = RADIUS) -> Tensor:
+    """Where the attention shall be: soft discs at the "Look here" clicks.
+
+    Args:
+        clicks: of one image; others than "Look here" are passed over.
+        shape: (h, w) of the grid.
+        radius: standard deviation of a disc as a share of the side.
+
+    Returns:
+        (h, w) float32 in [0, 1]; all 0 without such a click.
+    """
+    target = torch.zeros(shape)
+    for click in clicks:
+        if click.role is ClickRole.LOOK:
+            target = torch.maximum(target, weight(click) * disc(click.x, click.y, shape, radius))
+    return target
+
+
+def ignore_target(clicks: Sequence[Click], attention: NDArray[np.float32]) -> Tensor:
+    """Where the attention shall not be: the segments of the map under the "Ignore" clicks.
+
+    Args:
+        clicks: of one image; others than "Ignore" are passed over.
+        attention: (h, w) in [0, 1], the map that the annotator judged.
+
+    Returns:
+        (h, w) float32 in [0, 1]; all 0 without such a click.
+    """
+    target = torch.zeros(attention.shape)
+    for click in clicks:
+        if click.role is ClickRole.IGNORE:
+            segment = torch.from_numpy(affected_segment(attention, click.x, click.y)).float()
+            target = torch.maximum(target, weight(click) * segment)
+    return target
+
+
+def weight(click: Click) -> float:
+    """How much a click counts: the annotators' agreement, less for a confirmation."""
+    return click.agreement * (CONFIRMATION_WEIGHT if click.origin is Origin.CONFIRMED else 1.0)
+
+
+def disc(x: float, y: float, shape: tuple[int, int], radius: float = RADIUS) -> Tensor:
+    """A soft disc: exp(-d² / 2 radius²), d the distance of a cell's centre from (x, y), in shares of the side.
+
+    Returns:
+        (h, w) float32 in [0, 1]; 1 at the cell nearest to the click.
+    """
+    height, width = shape
+    down = (torch.arange(height) + 0.5) / height - y
+    right = (torch.arange(width) + 0.5) / width - x
+    found = torch.exp(-(down[:, None] ** 2 + right[None, :] ** 2) / (2 * radius**2))
+    return found / found.max()
+
+
+def affected_disc(shape: tuple[int, int], x: float, y: float) -> NDArray[np.bool_]:
+    """The cells that a "Look here" click affects by more than half: (h, w)."""
+    cells: NDArray[np.bool_] = (disc(x, y, shape) >= 0.5).numpy()
+    return cells
+
+
+def affected_segment(attention: NDArray[np.float32], x: float, y: float) -> NDArray[np.bool_]:
+    """The cells that an "Ignore" click affects: the segment of the attention map under it, as in the paper.
+
+    Args:
+        attention: (h, w) in [0, 1].
+        x: of the click, in [0, 1].
+        y: of the click, in [0, 1].
+
+    Returns:
+        (h, w); at least the clicked cell.
+    """
+    height, width = attention.shape
+    square = (_SEGMENTED_SIDE, _SEGMENTED_SIDE)
+    large = np.asarray(Image.fromarray(attention.astype(np.float32)).resize(square, Image.Resampling.BILINEAR))
+    segments = felzenszwalb(large, scale=_SCALE, sigma=_SIGMA, min_size=_MIN_SIZE)
+    last = _SEGMENTED_SIDE - 1
+    under = segments == segments[min(int(y * _SEGMENTED_SIDE), last), min(int(x * _SEGMENTED_SIDE), last)]
+    rows = np.arange(_SEGMENTED_SIDE) * height // _SEGMENTED_SIDE
+    columns = np.arange(_SEGMENTED_SIDE) * width // _SEGMENTED_SIDE
+    labels = rows[:, None] * width + columns[None, :]
+    share = ndimage.mean(under.astype(np.float32), labels, np.arange(height * width)).reshape(height, width)
+    cells: NDArray[np.bool_] = share >= 0.5
+    cells[min(int(y * height), height - 1), min(int(x * width), width - 1)] = True
+    return cells

@@ -1,0 +1,153 @@
+"""The receive use case: an event from Label Studio becomes durable state and, where it is due, a job.
+
+Label Studio sends an event once, waits one second and lets anybody forge it. So an event is written down before it is
+acknowledged, what it says is taken as a hint, and every training first reads the truth from the API.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from backend.domain import JobKind, LookhereError, Project
+from backend.labelstudio.annotations import annotation_from_json, task_from_json
+from backend.labelstudio.labelconfig import LabelConfigError, Roles, read_roles
+from backend.settings import Settings
+from backend.state.database import StateUnavailable
+from backend.state.store import Store
+
+log = logging.getLogger(__name__)
+
+# What of a project is worth keeping; the rest holds its invitation token and the credentials of its task data.
+_PROJECT_KEYS = ("id", "title", "label_config", "model_version", "created_at")
+
+
+class Intake:
+    """Receives what Label Studio tells.
+
+    Args:
+        settings: the settings.
+        store: the durable state.
+        wake: called after a job was asked for, so that the engine looks at once.
+    """
+
+    def __init__(self, settings: Settings, store: Store, wake: Callable[[], None] = lambda: None) -> None:
+        self._settings = settings
+        self._store = store
+        self._wake = wake
+
+    def project(self, number: int, label_config: str | None = None, title: str = "") -> Project:
+        """The project of a Label Studio number, made known if it is new."""
+        return self._store.projects.ensure(self._settings.label_studio_url, number, label_config, title)
+
+    def receive(self, payload: Mapping[str, Any]) -> None:
+        """Take in one webhook event.
+
+        Args:
+            payload: the JSON body, as Label Studio sent it.
+
+        Raises:
+            LookhereError: if the payload is no event; nothing is kept of it.
+        """
+        action = payload.get("action")
+        if not isinstance(action, str):
+            raise LookhereError(f"Expected a webhook event with the text field 'action', got {action!r}.")
+        number = _project_number(payload)
+        event = self._store.events.append(action, number, _without_secrets(payload))
+        if number is None:
+            self._store.events.mark(event, "ignored: names no project")
+            return
+        try:
+            outcome = self._apply(action, number, payload)
+        except StateUnavailable:
+            # Without an outcome the event is pending, and replayed at the next start.
+            raise
+        except LookhereError as error:
+            # The event stays in the log; the next reconciliation brings what it meant.
+            log.warning("Event %s (%s) of project %s was not understood: %s", event, action, number, error)
+            outcome = f"not understood: {error}"
+        self._store.events.mark(event, outcome)
+
+    def request(self, project: Project, kind: JobKind) -> None:
+        """Ask for a job; a waiting one of the same kind serves both."""
+        self._store.jobs.request(project.key, kind)
+        self._wake()
+
+    def _apply(self, action: str, number: int, payload: Mapping[str, Any]) -> str:
+        described = payload["project"] if isinstance(payload.get("project"), Mapping) else {}
+        project = self.project(number, _text(described.get("label_config")), _text(described.get("title")) or "")
+        if action == "START_TRAINING":
+            self._ask_for_training(project)
+            return "training asked for"
+        if action == "TASKS_DELETED":
+            self._store.annotations.remove_tasks(project.key, _ids(payload.get("tasks")))
+            return "tasks removed"
+        if action == "ANNOTATIONS_DELETED":
+            self._store.annotations.remove(project.key, _ids(payload.get("annotations")))
+            return "annotations removed"
+        if action == "TASKS_CREATED":
+            self._take_tasks(project, _objects(payload.get("tasks")))
+            return "tasks taken"
+        if action in ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_CREATED"):
+            self._take_tasks(project, _objects(payload.get("task")))
+            self._take_annotations(project, _objects(payload.get("annotation")))
+            self._train_if_due(project)
+            return "annotations taken"
+        if action == "PROJECT_UPDATED":
+            # Our own switch of the active version fires this too: nothing may follow from it but the new config.
+            return "label config taken"
+        return "kept, of no known kind"
+
+    def _take_tasks(self, project: Project, tasks: Sequence[Mapping[str, Any]]) -> None:
+        roles = self._roles(project)
+        if roles is not None:
+            self._store.annotations.put_tasks(project.key, [task_from_json(task, roles) for task in tasks])
+
+    def _take_annotations(self, project: Project, annotations: Sequence[Mapping[str, Any]]) -> None:
+        roles = self._roles(project)
+        if roles is not None:
+            self._store.annotations.put(project.key, [annotation_from_json(one, roles) for one in annotations])
+
+    def _roles(self, project: Project) -> Roles | None:
+        try:
+            return read_roles(project.label_config)
+        except LabelConfigError as error:
+            log.warning("Project %s: %s", project.number, error)
+            return None
+
+    def _train_if_due(self, project: Project) -> None:
+        asked = int(self._store.projects.options(project.key).get("asked_revision", 0))
+        if self._store.annotations.fresh_annotations(project.key, asked) >= self._settings.train_after:
+            self._ask_for_training(project)
+
+    def _ask_for_training(self, project: Project) -> None:
+        revision = self._store.annotations.latest_revision(project.key)
+        self._store.projects.set_options(project.key, {"asked_revision": revision})
+        self.request(project, JobKind.TRAIN)
+
+
+def _project_number(payload: Mapping[str, Any]) -> int | None:
+    project = payload.get("project")
+    number = project.get("id") if isinstance(project, Mapping) else project
+    return number if isinstance(number, int) and not isinstance(number, bool) else None
+
+
+def _without_secrets(payload: Mapping[str, Any]) -> dict[str, Any]:
+    kept = dict(payload)
+    if isinstance(kept.get("project"), Mapping):
+        kept["project"] = {key: kept["project"][key] for key in _PROJECT_KEYS if key in kept["project"]}
+    return kept
+
+
+def _objects(value: Any) -> list[Mapping[str, Any]]:
+    items = value if isinstance(value, list) else [value]
+    return [item for item in items if isinstance(item, Mapping)]
+
+
+def _ids(value: Any) -> list[int]:
+    return [item["id"] for item in _objects(value) if isinstance(item.get("id"), int)]
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None

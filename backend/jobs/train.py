@@ -1,0 +1,172 @@
+"""Fits a new version to the clicks, evaluates it, publishes it and, if it is no worse, serves it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version as installed
+
+from backend.domain import Example, Guidance, JobKind, LookhereError, ModelVersion, Project
+from backend.guidance.classifier import Classifier, create, load, save
+from backend.guidance.metrics import Metrics, evaluate
+from backend.guidance.training import FitSettings, fit
+from backend.jobs.context import Context, Report
+from backend.jobs.reconcile import reconcile
+from backend.labelstudio.labelconfig import read_roles
+
+log = logging.getLogger(__name__)
+
+_HELD_OUT = 10
+"""One labelled task in this many is kept for evaluation."""
+_FEWEST_CLICKED_TO_HOLD_OUT = 40
+"""Below this, every clicked task teaches: a few clicks measure little and mean much."""
+_TOLERANCE = 0.05
+"""Accuracy that a version may lose on the held-out tasks, beside what chance explains, and still be served."""
+_LIBRARIES = ("lookhere", "torch", "torchvision", "numpy", "scikit-image")
+
+
+@dataclass(frozen=True)
+class Split:
+    """The examples of a project, and which of them only evaluate."""
+
+    training: Sequence[Example]
+    held_out: Sequence[Example]
+
+
+def train(context: Context, project: Project, report: Report) -> ModelVersion:
+    """Fit, evaluate and publish a version from everything the project knows.
+
+    Args:
+        context: what the job works with.
+        project: whose classifier is trained.
+        report: told the progress.
+
+    Returns:
+        The new version, active unless it is worse than the one served.
+
+    Raises:
+        LookhereError: if fewer than two classes have a labelled task, or the label config cannot work.
+    """
+    begun = time.monotonic()
+    if context.client is not None:
+        report(0.0, "reading the project from Label Studio")
+        project = _reconciled(context, project)
+    store, settings = context.store, context.settings
+    classes = read_roles(project.label_config).classes
+    revision = store.annotations.latest_revision(project.key)
+    guidance = store.annotations.guidance(project.key)
+    split = examples(context, project, guidance, classes)
+    _need_two_classes(split, classes, project)
+
+    active = store.versions.active(project.key)
+    parent = starting_point(context, active, classes)
+    fit_settings = FitSettings(seed=settings.seed, time_budget_s=settings.time_budget_s)
+    classifier = fit(
+        parent,
+        split.training,
+        fit_settings,
+        workdir=settings.data_dir / "work" / str(project.key),
+        on_progress=lambda progress, message: report(0.1 + 0.7 * progress, message),
+    )
+    report(0.8, "evaluating")
+    metrics = evaluate(classifier, split.held_out)
+    card = {
+        "backbone": classifier.spec.backbone,
+        "classes": list(classes),
+        "parent": active.name if active else None,
+        "revision": revision,
+        "data": _data_hash(guidance),
+        "images": len(split.training),
+        "clicked": sum(bool(example.clicks) for example in split.training),
+        "fit": asdict(fit_settings),
+        "metrics": metrics.to_json(),
+        "seconds": round(time.monotonic() - begun, 1),
+        "libraries": {name: installed(name) for name in _LIBRARIES},
+    }
+    version = store.versions.publish(project.key, lambda folder: save(classifier, folder), card)
+    if active is not None and _is_worse(metrics, evaluate(load(active.folder), split.held_out)):
+        log.warning("Version %s is worse than %s on the held-out tasks; not activated.", version.name, active.name)
+        report(1.0, f"{version.name} is published, but worse than {active.name}, which stays active")
+        return version
+    store.versions.activate(project.key, version.name)
+    store.jobs.request(project.key, JobKind.SCORE)
+    report(1.0, f"{version.name} is active")
+    return store.versions.get(project.key, version.name) or version
+
+
+def examples(context: Context, project: Project, guidance: Sequence[Guidance], classes: Sequence[str]) -> Split:
+    """What the tasks of a project teach, with their images on this machine.
+
+    Tasks without a class of the config are left out, and so are images that cannot be had.
+
+    Args:
+        context: what the job works with.
+        project: whose tasks they are.
+        guidance: what each task teaches.
+        classes: of the label config, in order.
+    """
+    index = {name: place for place, name in enumerate(classes)}
+    taught = [item for item in guidance if item.label in index]
+    paths = context.fetch_all(project, [item.task for item in taught])
+    hold_clicks = sum(bool(item.clicks) for item in taught) >= _FEWEST_CLICKED_TO_HOLD_OUT
+    training: list[Example] = []
+    held_out: list[Example] = []
+    for item, path in zip(taught, paths, strict=True):
+        if path is None or item.label is None:
+            continue
+        example = Example(path, index[item.label], item.clicks)
+        keep = _is_held_out(item.task.id) and (hold_clicks or not item.clicks)
+        (held_out if keep else training).append(example)
+    return Split(training, held_out)
+
+
+def starting_point(context: Context, active: ModelVersion | None, classes: Sequence[str]) -> Classifier:
+    """The classifier that a training starts from: the active version, or a new one where the classes have changed."""
+    if active is not None:
+        classifier = load(active.folder)
+        if classifier.spec.classes == tuple(classes):
+            return classifier
+        log.warning("The classes have changed since version %s; the classifier starts anew.", active.name)
+    settings = context.settings
+    return create(settings.backbone, tuple(classes), settings.image_size, settings.weights, settings.seed)
+
+
+def _reconciled(context: Context, project: Project) -> Project:
+    try:
+        return reconcile(context, project.number)
+    except LookhereError as error:
+        # A training with what is known beats none; the next one reads again.
+        log.warning("Project %s is trained with what is known: %s", project.number, error)
+        return project
+
+
+def _need_two_classes(split: Split, classes: Sequence[str], project: Project) -> None:
+    found = {example.label for example in split.training}
+    if len(found) < 2:
+        names = ", ".join(classes[label] for label in found if label is not None) or "none"
+        raise LookhereError(
+            f"Expected labelled images of at least two classes in project {project.number}, got {names}; choose the "
+            "class of a few images of each, then train again."
+        )
+
+
+def _is_held_out(task: int) -> bool:
+    # By hash, so that a task never moves between training and evaluation from one version to the next.
+    return hashlib.sha256(str(task).encode()).digest()[0] % _HELD_OUT == 0
+
+
+def _is_worse(new: Metrics, served: Metrics) -> bool:
+    if not new.images:
+        return False
+    chance = 2 * math.sqrt(max(served.accuracy * (1 - served.accuracy), 0.05) / new.images)
+    return new.accuracy < served.accuracy - max(_TOLERANCE, chance)
+
+
+def _data_hash(guidance: Sequence[Guidance]) -> str:
+    facts = sorted((item.task.id, item.task.image, item.label, repr(item.clicks)) for item in guidance)
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

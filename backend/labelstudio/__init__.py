@@ -1,0 +1,1 @@
+"""Everything that Label Studio says and hears."""

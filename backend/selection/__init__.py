@@ -1,0 +1,1 @@
+"""Which image next: acquisition, diversity, and the order that Label Studio serves."""

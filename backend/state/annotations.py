@@ -1,0 +1,383 @@
+"""The event log, and tasks and annotations as they stand now, with what they teach.
+
+Events come in any order, twice, or not at all. So the state after them does not depend on their order: of two states of
+one annotation the later ``updated_at`` wins, and what was removed stays removed until the API says that it exists.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, Table, func, insert, select, update
+
+from backend.domain import Annotation, Click, ClickRole, Guidance, Origin, Task
+from backend.state import database as tables
+from backend.state.database import Database
+
+SAME_PLACE = 0.08
+"""Clicks of several annotators closer than this, as a share of the image's side, mean the same place."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """An event as it was received.
+
+    Attributes:
+        id: its number in the log.
+        action: Label Studio's name of it.
+        project_number: Label Studio's project id, None where it named none.
+        payload: its JSON, without secrets.
+        received_at: UTC.
+        outcome: what became of it; None while nothing has.
+    """
+
+    id: int
+    action: str
+    project_number: int | None
+    payload: Mapping[str, Any]
+    received_at: datetime
+    outcome: str | None
+
+
+class Events:
+    """Keeps every event.
+
+    Args:
+        database: where.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def append(self, action: str, project_number: int | None, payload: Mapping[str, Any]) -> int:
+        """Write an event down. It is on disk when this returns.
+
+        Args:
+            action: Label Studio's name of it, also an unknown one.
+            project_number: Label Studio's project id, None where the event names none.
+            payload: its JSON, without secrets.
+
+        Returns:
+            The event's number.
+        """
+        values = {
+            "action": action,
+            "project_number": project_number,
+            "payload": json.dumps(payload),
+            "received_at": datetime.now(UTC),
+        }
+        with self._database.begin() as connection:
+            return _new_row(connection, tables.events, values)
+
+    def mark(self, event: int, outcome: str) -> None:
+        """Note what became of an event."""
+        table = tables.events
+        with self._database.begin() as connection:
+            connection.execute(update(table).where(table.c.id == event).values(outcome=outcome))
+
+    def pending(self) -> list[Event]:
+        """Events of which nothing has become yet: a crash came between. The oldest first."""
+        table = tables.events
+        with self._database.read() as connection:
+            rows = connection.execute(select(table).where(table.c.outcome.is_(None)).order_by(table.c.id))
+            return [_event(row) for row in rows]
+
+    def counts(self) -> dict[str, int]:
+        """How many events of each action were received."""
+        table = tables.events
+        with self._database.read() as connection:
+            rows = connection.execute(select(table.c.action, func.count()).group_by(table.c.action))
+            return {row[0]: row[1] for row in rows}
+
+
+class Annotations:
+    """Remembers the tasks and annotations of each project.
+
+    Args:
+        database: where.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def put_tasks(self, project: int, items: Sequence[Task]) -> None:
+        """Make tasks known, or take over their changed data. Removed ones stay removed."""
+        if items:
+            with self._database.begin() as connection:
+                _Writer(connection, project).put_tasks(items)
+
+    def put(self, project: int, items: Sequence[Annotation]) -> None:
+        """Take in annotations. An older or equal state changes nothing; a removed annotation stays removed."""
+        if items:
+            with self._database.begin() as connection:
+                _Writer(connection, project).put(items)
+
+    def remove_tasks(self, project: int, ids: Sequence[int]) -> None:
+        """Forget tasks and their annotations. Unknown ids are remembered as removed: the news of them may come late."""
+        with self._database.begin() as connection:
+            writer = _Writer(connection, project)
+            of_tasks = [row.id for row in writer.known(tables.annotation_rows).values() if row.task in set(ids)]
+            writer.remove(tables.annotation_rows, of_tasks)
+            writer.remove(tables.tasks, ids)
+
+    def remove(self, project: int, ids: Sequence[int]) -> None:
+        """Forget annotations. Unknown ids are remembered as removed: the news of them may come late."""
+        with self._database.begin() as connection:
+            _Writer(connection, project).remove(tables.annotation_rows, ids)
+
+    def replace(
+        self, project: int, tasks: Sequence[Task], annotations: Sequence[Annotation], as_of_revision: int
+    ) -> None:
+        """Make the state equal to what the API says.
+
+        Args:
+            project: whose state it is.
+            tasks: all its tasks.
+            annotations: all their annotations.
+            as_of_revision: ``latest_revision`` before the API was asked. What was written since then came by webhook
+                meanwhile and stays.
+        """
+        with self._database.begin() as connection:
+            writer = _Writer(connection, project, truth_as_of=as_of_revision)
+            for table, ids in (
+                (tables.tasks, {task.id for task in tasks}),
+                (tables.annotation_rows, {annotation.id for annotation in annotations}),
+            ):
+                rows = writer.known(table).values()
+                gone = [row.id for row in rows if row.id not in ids and row.revision <= as_of_revision]
+                writer.remove(table, gone)
+            writer.put_tasks(tasks)
+            writer.put(annotations)
+
+    def tasks(self, project: int) -> list[Task]:
+        """The tasks of a project, by id."""
+        return [_task(row) for row in self._present(tables.tasks, project)]
+
+    def task_of_image(self, project: int, image: str) -> Task | None:
+        """The first task that shows an image, None where none does."""
+        table = tables.tasks
+        known = (table.c.project == project) & ~table.c.removed & (table.c.image == image)
+        with self._database.read() as connection:
+            row = connection.execute(select(table).where(known).order_by(table.c.id).limit(1)).first()
+        return _task(row) if row else None
+
+    def annotations(self, project: int) -> list[Annotation]:
+        """The annotations of a project, by id."""
+        return [_annotation(row) for row in self._present(tables.annotation_rows, project)]
+
+    def latest_revision(self, project: int) -> int:
+        """Rises with each change of what the project knows; a repeated event is no change."""
+        table = tables.projects
+        with self._database.read() as connection:
+            return int(connection.scalar(select(table.c.revision).where(table.c.key == project)) or 0)
+
+    def fresh_annotations(self, project: int, since_revision: int) -> int:
+        """How many annotations that teach are new or changed since a revision."""
+        table = tables.annotation_rows
+        fresh = (table.c.project == project) & ~table.c.removed & ~table.c.skipped & (table.c.revision > since_revision)
+        with self._database.read() as connection:
+            return int(connection.scalar(select(func.count()).select_from(table).where(fresh)) or 0)
+
+    def guidance(self, project: int) -> list[Guidance]:
+        """What each task teaches, merged over its annotations, by task id."""
+        of_task: defaultdict[int, list[Annotation]] = defaultdict(list)
+        for annotation in self.annotations(project):
+            of_task[annotation.task].append(annotation)
+        return [merge(task, of_task[task.id]) for task in self.tasks(project)]
+
+    def _present(self, table: Table, project: int) -> list[Row[Any]]:
+        query = select(table).where((table.c.project == project) & ~table.c.removed).order_by(table.c.id)
+        with self._database.read() as connection:
+            return list(connection.execute(query))
+
+
+def merge(task: Task, annotations: Iterable[Annotation]) -> Guidance:
+    """What the annotations of one task teach together.
+
+    Skipped annotations teach nothing; of several by one annotator the latest counts; where any is ground truth, only
+    those count. The class is the majority's, or unknown in a tie; without any, it is the one that the task's data
+    state. Clicks of one role within ``SAME_PLACE`` of each other become their mean. Its agreement is the share of
+    annotators behind it, less the share who clicked the opposite there.
+
+    Args:
+        task: the task.
+        annotations: of this task, in any order.
+    """
+    latest: dict[object, Annotation] = {}
+    for annotation in sorted(annotations, key=lambda one: (one.updated_at, one.id)):
+        if not annotation.skipped:
+            latest[("nobody", annotation.id) if annotation.annotator is None else annotation.annotator] = annotation
+    counting = list(latest.values())
+    if any(one.ground_truth for one in counting):
+        counting = [one for one in counting if one.ground_truth]
+    return Guidance(task, _label(task, counting), _merged_clicks(counting), annotated=bool(counting))
+
+
+def _label(task: Task, counting: Sequence[Annotation]) -> str | None:
+    votes = Counter(one.label for one in counting if one.label is not None).most_common()
+    if not votes:
+        return task.known_label
+    tied = len(votes) > 1 and votes[0][1] == votes[1][1]
+    return None if tied else votes[0][0]
+
+
+def _merged_clicks(counting: Sequence[Annotation]) -> tuple[Click, ...]:
+    places: list[list[tuple[int, Click]]] = []
+    for voter, annotation in enumerate(counting):
+        for click in annotation.clicks:
+            for group in places:
+                if group[0][1].role is click.role and _same_place(group[0][1], click):
+                    group.append((voter, click))
+                    break
+            else:
+                places.append([(voter, click)])
+    merged = [_mean(group, len(counting)) for group in places]
+    return tuple(replace(one, agreement=_less_contradiction(one, merged)) for one in merged)
+
+
+def _mean(group: Sequence[tuple[int, Click]], voters: int) -> Click:
+    clicks = [click for _, click in group]
+    placed = [click.origin for click in clicks if click.origin is not Origin.CONFIRMED]
+    return Click(
+        x=sum(click.x for click in clicks) / len(clicks),
+        y=sum(click.y for click in clicks) / len(clicks),
+        role=clicks[0].role,
+        # One who placed it outweighs one who let it stand.
+        origin=placed[0] if placed else Origin.CONFIRMED,
+        agreement=len({voter for voter, _ in group}) / voters,
+    )
+
+
+def _less_contradiction(click: Click, merged: Sequence[Click]) -> float:
+    against = [other.agreement for other in merged if other.role is not click.role and _same_place(other, click)]
+    return max(0.0, click.agreement - max(against, default=0.0))
+
+
+def _same_place(one: Click, other: Click) -> bool:
+    return (one.x - other.x) ** 2 + (one.y - other.y) ** 2 <= SAME_PLACE**2
+
+
+class _Writer:
+    """Writes within one transaction, and counts each change in the project's revision.
+
+    Args:
+        connection: of the transaction.
+        project: whose rows are written.
+        truth_as_of: what is written is the API's truth at this revision: it revives removed rows that are not newer.
+            None for a webhook's hint, which revives nothing.
+    """
+
+    def __init__(self, connection: Connection, project: int, truth_as_of: int | None = None) -> None:
+        self._connection = connection
+        self._project = project
+        self._truth_as_of = truth_as_of
+
+    def known(self, table: Table) -> dict[int, Row[Any]]:
+        """The rows of the project, removed ones too, by id."""
+        rows = self._connection.execute(select(table).where(table.c.project == self._project))
+        return {row.id: row for row in rows}
+
+    def put_tasks(self, items: Sequence[Task]) -> None:
+        known = self.known(tables.tasks)
+        for item in items:
+            row = known.get(item.id)
+            if row is None or (self._may_revive(row) if row.removed else _task(row) != item):
+                self._write(tables.tasks, item.id, row, {"image": item.image, "known_label": item.known_label})
+
+    def put(self, items: Sequence[Annotation]) -> None:
+        gone = {row.id for row in self.known(tables.tasks).values() if row.removed}
+        known = self.known(tables.annotation_rows)
+        for item in items:
+            row = known.get(item.id)
+            if item.task in gone or (row is not None and not self._is_news(row, item)):
+                continue
+            values = {
+                "task": item.task,
+                "updated_at": item.updated_at,
+                "skipped": item.skipped,
+                "content": json.dumps(_content(item)),
+            }
+            self._write(tables.annotation_rows, item.id, row, values)
+
+    def remove(self, table: Table, ids: Iterable[int]) -> None:
+        known = self.known(table)
+        for gone in ids:
+            row = known.get(gone)
+            if row is None or not row.removed:
+                self._write(table, gone, row, {"removed": True})
+
+    def _is_news(self, row: Row[Any], item: Annotation) -> bool:
+        if row.removed:
+            return self._may_revive(row)
+        return bool(row.updated_at <= item.updated_at) and _annotation(row) != item
+
+    def _may_revive(self, row: Row[Any]) -> bool:
+        return self._truth_as_of is not None and row.revision <= self._truth_as_of
+
+    def _write(self, table: Table, number: int, row: Row[Any] | None, values: Mapping[str, Any]) -> None:
+        values = {"removed": False, **values, "revision": self._next_revision()}
+        if row is None:
+            self._connection.execute(insert(table).values(project=self._project, id=number, **values))
+        else:
+            this = (table.c.project == self._project) & (table.c.id == number)
+            self._connection.execute(update(table).where(this).values(**values))
+
+    def _next_revision(self) -> int:
+        table = tables.projects
+        this = table.c.key == self._project
+        self._connection.execute(update(table).where(this).values(revision=table.c.revision + 1))
+        return int(self._connection.execute(select(table.c.revision).where(this)).scalar_one())
+
+
+def _new_row(connection: Connection, table: Table, values: Mapping[str, Any]) -> int:
+    (number,) = connection.execute(insert(table).values(**values)).inserted_primary_key or (0,)
+    return int(number)
+
+
+def _event(row: Row[Any]) -> Event:
+    return Event(row.id, row.action, row.project_number, json.loads(row.payload), row.received_at, row.outcome)
+
+
+def _task(row: Row[Any]) -> Task:
+    return Task(row.id, row.image, row.known_label)
+
+
+def _content(item: Annotation) -> dict[str, Any]:
+    return {
+        "annotator": item.annotator,
+        "clicks": [_click_to_json(click) for click in item.clicks],
+        "rejected": [_click_to_json(click) for click in item.rejected],
+        "label": item.label,
+        "label_origin": item.label_origin,
+        "ground_truth": item.ground_truth,
+    }
+
+
+def _annotation(row: Row[Any]) -> Annotation:
+    content = json.loads(row.content)
+    return Annotation(
+        id=row.id,
+        task=row.task,
+        annotator=content["annotator"],
+        updated_at=row.updated_at,
+        clicks=tuple(_clicks_from_json(content["clicks"])),
+        rejected=tuple(_clicks_from_json(content["rejected"])),
+        label=content["label"],
+        label_origin=Origin(content["label_origin"]) if content["label_origin"] else None,
+        skipped=row.skipped,
+        ground_truth=content["ground_truth"],
+    )
+
+
+def _click_to_json(click: Click) -> list[Any]:
+    return [click.x, click.y, click.role, click.origin, click.agreement]
+
+
+def _clicks_from_json(items: Iterable[Sequence[Any]]) -> Iterator[Click]:
+    for x, y, role, origin, agreement in items:
+        yield Click(x, y, ClickRole(role), Origin(origin), agreement)

@@ -1,0 +1,49 @@
+"""The Flask application: the rooms put together."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+
+from flask import Flask, Response, jsonify
+from werkzeug.exceptions import HTTPException
+
+from backend.domain import LookhereError
+from backend.labelstudio.contract import UseCases, contract
+from backend.serving import Overloaded
+from backend.state.database import StateUnavailable
+
+log = logging.getLogger(__name__)
+
+_LARGEST_BODY = 256 * 2**20
+_RETRY_AFTER_S = 5
+
+
+def create_app(use: UseCases) -> Flask:
+    """The application that speaks the contract of a Label Studio ML backend.
+
+    Args:
+        use: what it needs done.
+    """
+    app = Flask("lookhere")
+    app.config["MAX_CONTENT_LENGTH"] = _LARGEST_BODY
+    app.register_blueprint(contract(use))
+
+    @app.errorhandler(Overloaded)
+    @app.errorhandler(StateUnavailable)
+    def try_later(error: LookhereError) -> Response:
+        response = jsonify({"error": str(error)})
+        response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
+        response.headers["Retry-After"] = str(_RETRY_AFTER_S)
+        return response
+
+    @app.errorhandler(LookhereError)
+    def refused(error: LookhereError) -> tuple[Response, int]:
+        log.warning("Refused: %s", error)
+        return jsonify({"error": str(error)}), HTTPStatus.BAD_REQUEST
+
+    @app.errorhandler(HTTPException)
+    def http_error(error: HTTPException) -> tuple[Response, int]:
+        return jsonify({"error": error.description}), error.code or HTTPStatus.INTERNAL_SERVER_ERROR
+
+    return app

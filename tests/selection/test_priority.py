@@ -1,0 +1,96 @@
+"""The order that Label Studio serves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics.pairwise import cosine_similarity
+
+from backend.domain import Prediction
+from backend.selection.diversity import farthest_first
+from backend.selection.priority import scores
+from backend.selection.uncertainty import confidence
+
+
+def prediction(features: np.ndarray, sure: float = 0.7) -> Prediction:
+    return Prediction(
+        label="a",
+        confidence=sure,
+        probabilities={"a": sure, "b": 1 - sure},
+        peak=(0.5, 0.5),
+        attention=np.ones((2, 2), np.float32),
+        attention_share=1.0,
+        features=features.astype(np.float32),
+    )
+
+
+@given(count=st.integers(1, 40), seed=st.integers(0, 10_000), data=st.data())
+@settings(deadline=None, max_examples=50)
+def test_scores_are_unique_in_the_unit_interval_and_put_annotated_tasks_last(
+    count: int, seed: int, data: st.DataObject
+) -> None:
+    rng = np.random.default_rng(seed)
+    annotated = data.draw(st.lists(st.booleans(), min_size=count, max_size=count))
+    found = scores([prediction(rng.normal(size=4), rng.uniform(0.5, 1)) for _ in range(count)], annotated)
+    assert len(set(found)) == count
+    assert found.min() > 0
+    assert found.max() < 1
+    done = np.array(annotated)
+    if done.any() and not done.all():
+        assert found[done].min() > found[~done].max()
+
+
+def test_beyond_the_diverse_head_the_least_confident_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backend.selection.priority._DIVERSE_HEAD", 0)
+    found = scores([prediction(np.eye(3)[i], sure) for i, sure in enumerate((0.9, 0.6, 0.8))], [False] * 3)
+    assert found.argsort().tolist() == [1, 2, 0]
+
+
+def test_the_head_of_the_order_holds_no_copies() -> None:
+    rng = np.random.default_rng(0)
+    originals = rng.normal(size=(8, 16))
+    copies = np.repeat(originals, 5, axis=0) + rng.normal(scale=1e-3, size=(40, 16))
+    head = scores([prediction(row) for row in copies], [False] * 40).argsort()[:8]
+    similarity = cosine_similarity(copies[head])
+    assert (similarity[~np.eye(8, dtype=bool)] < 0.95).all()
+
+
+def test_what_is_annotated_already_is_not_asked_for_again() -> None:
+    features = np.array([[1.0, 0.0], [0.99, 0.01], [0.0, 1.0]])
+    found = scores([prediction(row) for row in features], [True, False, False])
+    assert found.argsort().tolist() == [2, 1, 0]
+
+
+def test_farthest_first_equals_the_plain_definition() -> None:
+    rng = np.random.default_rng(3)
+    features = rng.normal(size=(30, 6))
+    found = farthest_first(features, 10)
+    similarity = cosine_similarity(features)
+    chosen = [
+        int(
+            cosine_similarity(
+                features, (features / np.linalg.norm(features, axis=1, keepdims=True)).mean(axis=0, keepdims=True)
+            ).argmax()
+        )
+    ]
+    while len(chosen) < 10:
+        rest = [place for place in range(30) if place not in chosen]
+        chosen.append(min(rest, key=lambda place: similarity[place, chosen].max()))
+    assert found.tolist() == chosen
+
+
+def test_an_empty_pool_has_no_order() -> None:
+    assert scores([], []).shape == (0,)
+    assert farthest_first(np.empty((0, 3)), 5).shape == (0,)
+
+
+def test_confidence_is_the_largest_probability() -> None:
+    assert confidence(np.array([[0.2, 0.8], [0.5, 0.5]])).tolist() == [0.8, 0.5]
+
+
+def test_predictions_without_features_are_refused() -> None:
+    bare = Prediction("a", 1.0, {"a": 1.0}, (0, 0), np.ones((1, 1), np.float32), 1.0)
+    with pytest.raises(ValueError, match="features"):
+        scores([bare], [False])
