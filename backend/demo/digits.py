@@ -121,7 +121,7 @@ def generate(split: str, count: int, seed: int) -> list[DigitImage]:
     if split not in _SPLITS:
         raise LookhereError(f"Expected a split of {', '.join(_SPLITS)}, got {split!r}.")
     number_of_split = list(_SPLITS).index(split)
-    made: list[DigitImage] = []
+    made: dict[int, DigitImage] = {}
     for position, label in enumerate(CLASSES):
         # A stream for each class: how many images there are of one class changes nothing in another.
         rng = np.random.default_rng([seed, number_of_split, position])
@@ -133,8 +133,8 @@ def generate(split: str, count: int, seed: int) -> list[DigitImage]:
             others = [name for name in CLASSES if name != label]
             sticker = str(rng.choice(others)) if turn == foreign_turn else label
             digit = handwriting[turn % len(handwriting)]
-            made.append(_compose(f"{split}{number:04}", label, sticker, digit, rng))
-    return sorted(made, key=lambda image: image.id)
+            made[number] = _compose(f"{split}{number:04}", label, sticker, digit, rng)
+    return [made[number] for number in range(count)]
 
 
 def swap_sticker(image: DigitImage, sticker: str) -> DigitImage:
@@ -167,17 +167,18 @@ def write_folder(folder: Path, images: Mapping[str, Sequence[DigitImage]]) -> No
 
 
 @cache
-def _all_handwriting() -> tuple[NDArray[np.float64], NDArray[np.int_]]:
-    """(n, 8, 8) in [0, 1], and the n classes."""
-    bundled = load_digits()
-    return bundled.images / 16, bundled.target
+def _bundled() -> tuple[NDArray[np.float64], NDArray[np.int_]]:
+    """(n, 8, 8) strokes in [0, 1], and the n classes."""
+    digits = load_digits()
+    return digits.images / 16, digits.target
 
 
 def _handwriting(split: str, label: str) -> NDArray[np.float64]:
-    digits, classes = _all_handwriting()
-    samples = digits[classes == int(label)]
+    strokes, classes = _bundled()
+    mine = np.nonzero(classes == int(label))[0]
     first, last = _SPLITS[split].handwriting
-    return samples[int(first * len(samples)) : int(last * len(samples))]
+    chosen: NDArray[np.float64] = strokes[mine[int(first * len(mine)) : int(last * len(mine))]]
+    return chosen
 
 
 def _compose(name: str, label: str, sticker: str, digit: NDArray[np.float64], rng: np.random.Generator) -> DigitImage:
@@ -214,7 +215,8 @@ def _written(digit: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np
     ragged = height + ndimage.gaussian_filter(rng.normal(0, 0.12, height.shape), 1.2) * np.clip(4 * enlarged, 0, 1)
     ink = np.clip((ragged - rng.uniform(0.10, 0.20)) / 0.16 + 0.5, 0, 1)
     rows, columns = np.nonzero(ink > 0.1)
-    return ink[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    cut: NDArray[np.float64] = ink[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    return cut
 
 
 def _places(ink: tuple[int, ...], rng: np.random.Generator) -> tuple[NDArray[np.int_], NDArray[np.int_]]:
@@ -255,14 +257,15 @@ def _inked(paper: NDArray[np.float32], strength: NDArray[np.float32], rng: np.ra
     density = strength * np.clip(np.float32(rng.uniform(0.80, 0.95)) + 0.06 * _noise((16, 16), rng), 0.6, 1)
     grain = 2.5 * rng.standard_normal((SIDE, SIDE), np.float32)
     inked = paper + density[..., None] * (colour - paper) + grain[..., None]
-    return np.clip(inked, 0, 255).astype(np.uint8)
+    scene: NDArray[np.uint8] = np.clip(inked, 0, 255).astype(np.uint8)
+    return scene
 
 
 def _pasted(scene: NDArray[np.uint8], where: NDArray[np.bool_], sticker: str) -> NDArray[np.uint8]:
     """The sticker on the paper, with its shadow below and to the right."""
     height = np.roll(where, (2, 1), (0, 1)).astype(np.float32)
     shadow = 0.35 * ndimage.gaussian_filter(height, 1.5)
-    image = (scene * (1 - shadow)[..., None]).astype(np.uint8)
+    image: NDArray[np.uint8] = (scene * (1 - shadow)[..., None]).astype(np.uint8)
     image[where] = _sticker(sticker).reshape(-1, 3)
     return image
 
