@@ -6,6 +6,7 @@ all projects and runs each event in a process of its own; 2.x makes a model for 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -87,5 +88,11 @@ class Front:
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer a request."""
-        application = self._ours if environ["PATH_INFO"].startswith(_OURS) else self._theirs
-        return application(environ, start_response)
+        path = environ["PATH_INFO"]
+        if path == "/setup":
+            # 1.0.9 refuses to predict before its own setup has made a model.
+            body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            for _ in self._theirs({**environ, "wsgi.input": io.BytesIO(body)}, lambda *_: None):
+                pass
+            environ = {**environ, "wsgi.input": io.BytesIO(body)}
+        return (self._ours if path.startswith(_OURS) else self._theirs)(environ, start_response)
