@@ -19,10 +19,13 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 import requests
+import urllib3
 from PIL import Image, UnidentifiedImageError
+from requests.adapters import HTTPAdapter
 
 from backend.domain import LookhereError
 from backend.settings import Settings
@@ -74,8 +77,8 @@ class ImageStore:
         if parts.scheme == "file":
             return self._local(parts)
         cached = self._folder / hashlib.sha256(reference.encode("utf-8", "surrogatepass")).hexdigest()
-        if cached.exists():
-            # Its time of use, for the bound of the cache.
+        # Another process may drop it at any time, to bound the cache.
+        with contextlib.suppress(FileNotFoundError):
             os.utime(cached)
             return cached
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -129,56 +132,47 @@ class ImageStore:
     def _download(self, url: str) -> Iterator[bytes]:
         deadline = time.monotonic() + self._settings.image_timeout_s
         for _ in range(_REDIRECTS + 1):
-            parts = _split(url)
-            ours = self._is_label_studio(parts)
-            if not ours:
-                self._need_public(parts)
-            with self._get(url, self._authorization() if ours else {}) as response:
+            request = _prepared(url)
+            with self._get(request, deadline) as response:
                 if response.status_code in _REDIRECT_CODES and "Location" in response.headers:
-                    url = urljoin(url, response.headers["Location"])
+                    url = urljoin(request.url, response.headers["Location"])
                     continue
                 if response.status_code != requests.codes.ok:
-                    raise ImageError(f"Expected an image at {_short(url)}, got HTTP status {response.status_code}.")
-                for chunk in response.iter_content(_CHUNK):
+                    raise ImageError(
+                        f"Expected an image at {_short(url)}, got HTTP status {response.status_code}."
+                        + self._advice(response.status_code, request)
+                    )
+                # What has arrived is taken at once: waiting for full chunks, a trickle would outlast every limit.
+                while chunk := response.raw.read1(_CHUNK, decode_content=True):
                     if time.monotonic() > deadline:
-                        raise ImageError(
-                            f"Expected the image at {_short(url)} within {self._settings.image_timeout_s} s, got a "
-                            "part of it. LOOKHERE_IMAGE_TIMEOUT_S sets the limit."
-                        )
+                        raise TimeoutError
                     yield chunk
                 return
         raise ImageError(f"Expected an image after at most {_REDIRECTS} redirects, got another one to {_short(url)}.")
 
-    def _get(self, url: str, headers: Mapping[str, str]) -> requests.Response:
+    def _get(self, request: requests.PreparedRequest, deadline: float) -> requests.Response:
+        parts = _split(request.url or "")
         session = requests.Session()
         # Neither a proxy's nor a .netrc's credentials belong into a request to a stranger's address.
         session.trust_env = False
-        try:
-            return session.get(
-                url, headers=dict(headers), stream=True, allow_redirects=False, timeout=self._settings.image_timeout_s
-            )
-        except requests.RequestException as error:
-            raise ImageError(f"Expected an image at {_short(url)}, got no answer: {type(error).__name__}.") from error
+        if self._is_label_studio(parts):
+            request.headers.update(self._authorization())
+        elif parts.hostname not in self._settings.image_hosts:
+            pinned = _Pinned(_public_address(parts))
+            session.mount("http://", pinned)
+            session.mount("https://", pinned)
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return session.send(request, stream=True, allow_redirects=False, timeout=left)
 
     def _is_label_studio(self, parts: SplitResult) -> bool:
         return _origin(parts) == _origin(self._label_studio)
 
-    def _need_public(self, parts: SplitResult) -> None:
-        host = parts.hostname or ""
-        if parts.scheme not in _DEFAULT_PORTS or not host:
-            raise ImageError(f"Expected an http or https address of an image, got {_short(parts.geturl())}.")
-        if host in self._settings.image_hosts:
-            return
-        try:
-            found = {entry[4][0] for entry in socket.getaddrinfo(host, parts.port, proto=socket.IPPROTO_TCP)}
-        except (OSError, UnicodeError) as error:
-            raise ImageError(f"Expected the host of an image, got {host!r}, which has no address.") from error
-        for address in found:
-            if not ipaddress.ip_address(str(address).partition("%")[0]).is_global:
-                raise ImageError(
-                    f"Expected an image on a public host, got {host!r}, whose address {address} is private. Hosts that "
-                    "are meant are named in LOOKHERE_IMAGE_HOSTS."
-                )
+    def _advice(self, status: int, request: requests.PreparedRequest) -> str:
+        if status in (401, 403) and self._is_label_studio(_split(request.url or "")):
+            return " LOOKHERE_LABEL_STUDIO_API_KEY must be a token of a user who may see it."
+        return ""
 
     def _local(self, parts: SplitResult) -> Path:
         path = Path(unquote(parts.path)).resolve()

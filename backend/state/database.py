@@ -276,7 +276,7 @@ class Database:
             elif found > SCHEMA_VERSION:
                 raise LookhereError(
                     f"Expected a database of schema {SCHEMA_VERSION} or older, got schema {found}, which a newer "
-                    "version of Lookhere has written; install that version, or set LOOKHERE_DATABASE_URL to another one."
+                    "version of Lookhere has written; install that version, or name another database."
                 )
 
 

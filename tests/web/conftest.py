@@ -74,7 +74,7 @@ def running(settings: Settings, tmp_path: Path) -> Iterator[Running]:
     predictor = PlayedPredictor()
     unreachable: set[str] = set()
 
-    def fetch(project: Project, task: Task) -> Path:
+    def fetch(_project: Project, task: Task) -> Path:
         if task.image in unreachable:
             raise LookhereError(f"no image at {task.image}")
         return image
