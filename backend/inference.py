@@ -61,13 +61,16 @@ class Inference:
         attention_overlay(image, prediction.attention).save(jpeg, "JPEG", quality=88)
         return jpeg.getvalue()
 
-    def affected(self, folder: str, path: str, click: Click) -> NDArray[np.bool_]:
-        """The cells that a click affects, (h, w) bool on the grid of the version in a folder."""
+    def affected(self, folder: str, path: str, clicks: Sequence[Click]) -> list[NDArray[np.bool_]]:
+        """For each click the cells that it affects, (h, w) bool on the grid of the version in a folder."""
         (prediction,) = self._predict([load_image(Path(path))], self._classifier(folder))
-        if click.role is ClickRole.LOOK:
-            height, width = prediction.attention.shape
-            return affected_disc((height, width), click.x, click.y)
-        return affected_segment(prediction.attention, click.x, click.y)
+        height, width = prediction.attention.shape
+        return [
+            affected_disc((height, width), click.x, click.y)
+            if click.role is ClickRole.LOOK
+            else affected_segment(prediction.attention, click.x, click.y)
+            for click in clicks
+        ]
 
     def _predict(self, images: Sequence[Image.Image], classifier: Classifier) -> list[Prediction]:
         batch_size = 32

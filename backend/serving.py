@@ -82,19 +82,19 @@ class Serving:
             drawn: bytes = self._call("overlay", str(version.folder), str(image))
             return drawn
 
-    def affected(self, version: ModelVersion, image: Path, click: Click) -> NDArray[Any]:
-        """Find the cells of the attention map that a click affects.
+    def affected(self, version: ModelVersion, image: Path, clicks: Sequence[Click]) -> list[NDArray[Any]]:
+        """Find the cells of the attention map that clicks affect.
 
         Returns:
-            (h, w) bool on the classifier's grid: the disc of a "Look here" click, the segment under an "Ignore" click.
+            For each (h, w) bool on the classifier's grid: the disc of a "Look here", the segment under an "Ignore".
 
         Raises:
             Overloaded: if too many requests wait already.
             LookhereError: if the file cannot be read as an image.
         """
         with self._place():
-            mask: NDArray[Any] = self._call("affected", str(version.folder), str(image), click)
-            return mask
+            cells: list[NDArray[Any]] = self._call("affected", str(version.folder), str(image), list(clicks))
+            return cells
 
     def close(self) -> None:
         """End the process."""

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 CLASSES = tuple("0123456789")
 SIDE = 128
 """Side of an image in pixels."""
+PICTURE_SIDE = 768
+"""Side in pixels of the picture that a person is shown."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,18 @@ def swap_sticker(image: DigitImage, sticker: str) -> DigitImage:
         sticker: the class whose sticker is to lie there.
     """
     return replace(image, image=_pasted(image.scene, image.sticker_mask, sticker), sticker=sticker)
+
+
+def picture(image: DigitImage) -> Image.Image:
+    """An image as a person is shown it, enlarged to ``PICTURE_SIDE``.
+
+    Label Studio 1.23.2 cuts the edges off a picture that is smaller than its place on the screen: it fits the picture
+    to the place first, and then takes room from it for the toolbar.
+
+    Args:
+        image: what to enlarge.
+    """
+    return Image.fromarray(image.image).resize((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.BICUBIC)
 
 
 def write_folder(folder: Path, images: Mapping[str, Sequence[DigitImage]]) -> None:

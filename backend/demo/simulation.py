@@ -27,7 +27,7 @@ from backend.jobs.train import examples
 from backend.labelstudio.client import LabelStudioClient
 from backend.labelstudio.labelconfig import read_roles
 
-ROUNDS = 4
+ROUNDS = 3
 TEST_IMAGES = 1000
 TEST_SEED = 1
 _PATIENCE_S = 300.0

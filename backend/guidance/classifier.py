@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import pickle
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -23,18 +24,19 @@ import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from backend.domain import LookhereError
 
 log = logging.getLogger(__name__)
 
 SMALL = "small"
-"""The built-in network for small images; trained from scratch, it needs no weights."""
+"""The built-in network for small images; it needs no weights."""
 
 WEIGHTS_FILE = "weights.safetensors"
 SPEC_FILE = "classifier.json"
 
-_SMALL_IMAGE_SIZE = 96
+_SMALL_IMAGE_SIZE = 64
 _IMAGE_SIZE = 224
 _DOWNLOAD_TIMEOUT_S = 10.0
 
@@ -82,7 +84,7 @@ class Classifier(nn.Module):
 
     Args:
         spec: what it is.
-        trunk: the part that stays as it was pretrained; images (N, 3, S, S) to features.
+        trunk: the part that is never trained; images (N, 3, S, S) to features.
         last_stage: the part that is trained; ends with the tensor that enters the pooling, (N, C, h, w).
         head: the linear layer.
     """
@@ -96,7 +98,7 @@ class Classifier(nn.Module):
 
     @property
     def pretrained(self) -> bool:
-        """Whether the trunk was trained elsewhere and stays as it is."""
+        """Whether the last stage starts from weights that were trained elsewhere, its batch norms included."""
         return self.spec.backbone != SMALL
 
     def forward(self, images: Tensor) -> ClassifierOutput:
@@ -126,7 +128,7 @@ def create(
     Args:
         backbone: a torchvision model with a pooled linear head, or ``small``.
         classes: names of the classes; at least two.
-        image_size: side in pixels of its images; None for 224, or 96 of ``small``.
+        image_size: side in pixels of its images; None for 224, or 64 of ``small``.
         weights: a state dict of torchvision's layout, as ``.pth`` or ``.safetensors``, or a folder that ``save`` wrote.
             None downloads torchvision's ImageNet weights; where that fails, the built-in network takes their place.
         seed: of the new layers' weights.
@@ -229,21 +231,55 @@ def _splitter(backbone: str) -> Callable[[Any], _Parts]:
     )
 
 
+class OrientedGradients(nn.Module):
+    """What a pretrained trunk's first layers see, by design: edges in eight directions at two scales, and colour.
+
+    Half-wave rectified derivatives of Gaussians, normalised by the local contrast as in histograms of oriented
+    gradients (Dalal and Triggs 2005). It is not trained, so a few hundred images are enough for the layers above it.
+    Images (N, 3, S, S), S a multiple of 8, give (N, 19, S/4, S/4).
+    """
+
+    channels = 19
+    _DIRECTIONS = 8
+    _REACH = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        along = torch.arange(-self._REACH, self._REACH + 1, dtype=torch.float32)
+        down, right = torch.meshgrid(along, along, indexing="ij")
+        bell = torch.exp(-(right**2 + down**2) / 2)
+        angles = [2 * math.pi * turn / self._DIRECTIONS for turn in range(self._DIRECTIONS)]
+        filters = torch.stack([(right * math.cos(angle) + down * math.sin(angle)) * bell for angle in angles])
+        self.filters: Tensor
+        self.register_buffer("filters", (filters / filters.abs().sum((1, 2), keepdim=True))[:, None])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See the class."""
+        grey = images.mean(1, keepdim=True)
+        return torch.cat([self._edges(grey, 4), self._edges(F.avg_pool2d(grey, 2), 2), F.avg_pool2d(images, 4)], 1)
+
+    def _edges(self, grey: Tensor, stride: int) -> Tensor:
+        framed = F.pad(grey, (self._REACH,) * 4, mode="replicate")
+        edges = F.avg_pool2d(F.relu(F.conv2d(framed, self.filters)), stride)
+        contrast = F.avg_pool2d(edges.square().sum(1, keepdim=True), 5, 1, 2, count_include_pad=False).sqrt()
+        return 2 * edges / (contrast + 0.1)
+
+
 def _small(spec: ClassifierSpec) -> Classifier:
     def stage(inputs: int, outputs: int, stride: int) -> Iterator[nn.Module]:
         yield nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-        yield nn.GroupNorm(8, outputs)
+        yield nn.BatchNorm2d(outputs)
         yield nn.ReLU()
 
-    channels = (3, 24, 48, 64, 96, 96)
-    strides = (2, 2, 2, 1, 1)
+    channels = (OrientedGradients.channels, 64, 96, 96)
+    strides = (1, 2, 1)
     layers = [
         layer
         for inputs, outputs, stride in zip(channels, channels[1:], strides, strict=False)
         for layer in stage(inputs, outputs, stride)
     ]
     head = _new_head(channels[-1], len(spec.classes))
-    return Classifier(spec, nn.Identity(), nn.Sequential(*layers), head).eval()
+    return Classifier(spec, OrientedGradients(), nn.Sequential(*layers), head).eval()
 
 
 def _empty(spec: ClassifierSpec) -> Classifier:

@@ -1,11 +1,13 @@
-"""The loss that pulls the attention to the clicks and away from what was ignored.
+"""What a click asks of the classifier: attention, and the same answer whatever surrounds the object.
 
 For a clicked image with class y, target t ∈ [0, 1] on the cells ("Look here"), n ∈ [0, 1] ("Ignore"), and the positive
 part s of the contrast map S = M_y − mean of the other classes' maps:
 
     L = CE − λ₊ log(Σ t·s / Σ s) − λ₋ log(1 − Σ n·s / Σ s)
 
-after the energy loss of Rao et al., ICCV 2023, on the live map, so that it has a gradient on every weight.
+after the energy loss of Rao et al., ICCV 2023, on the live map, so that it has a gradient on every weight. A map can
+move while the decision still hangs on the surroundings, which every cell of a deep layer sees. So the object is also
+put before the surroundings of other images, in the trunk's features, and must keep its class there: ``swap``.
 """
 
 from __future__ import annotations
@@ -70,3 +72,21 @@ def guidance_loss(
     pull = -strength * torch.log(inside.clamp_min(_TINY))
     push = -torch.log(outside.clamp_min(_TINY))
     return (look_weight * pull + ignore_weight * push).mean()
+
+
+def swap(features: Tensor, kept: Tensor, others: Tensor, others_kept: Tensor) -> Tensor:
+    """Put objects before the surroundings of other images.
+
+    Args:
+        features: (N, C, H, W) of the trunk.
+        kept: (N, H, W) in [0, 1], the objects in them.
+        others: (N, C, H, W) of the images that give the surroundings.
+        others_kept: (N, H, W) in [0, 1], the objects in those: the mean of their surroundings takes their place.
+
+    Returns:
+        (N, C, H, W)
+    """
+    inside, theirs = kept[:, None], others_kept[:, None]
+    outside = 1 - theirs
+    mean = (outside * others).sum((2, 3), keepdim=True) / outside.sum((2, 3), keepdim=True).clamp_min(_TINY)
+    return inside * features + (1 - inside) * (outside * others + theirs * mean)

@@ -21,13 +21,17 @@ from torch.nn import functional as F
 from backend.domain import Click, ClickRole, Example, LookhereError
 from backend.guidance.classifier import Classifier
 from backend.guidance.data import jittered, load_image, to_tensor
-from backend.guidance.losses import contrast_map, guidance_loss
+from backend.guidance.losses import contrast_map, guidance_loss, swap
+from backend.guidance.pointer import learn, trust
 from backend.guidance.targets import ignore_target, look_target
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
+
+_TRUSTWORTHY = 0.5
+"""Share of clicks that a pointer must find before images that nobody clicked guide as well."""
 
 OnProgress = Callable[[float, str], None]
 """Told the progress in [0, 1] and a line for people."""
@@ -44,27 +48,31 @@ class FitSettings:
     Attributes:
         epochs: passes over the labelled images when a trained classifier learns on.
         fresh_epochs: the same for a classifier that has learnt nothing yet.
-        learning_rate: of AdamW, at its highest, for a pretrained backbone.
+        learning_rate: of AdamW, at its highest, for the last stage of a pretrained backbone.
         small_learning_rate: the same for the built-in network.
+        head_rate: how many times faster the head learns; its gradient is a mean over all cells, and small.
         weight_decay: of AdamW.
         batch_size: labelled images in a step.
-        clicked_batch_size: clicked images in a step, beside the labelled ones.
+        guided_batch_size: guided images in a step, beside the labelled ones; and as many swapped ones.
         look_weight: λ₊ of "Look here".
         ignore_weight: λ₋ of "Ignore".
+        swap_weight: weight of the cross-entropy on swapped images.
         views: how many versions of each image are learnt from, the image itself and shifted ones.
         seed: of order and transforms.
         time_budget_s: the fit ends after this many seconds, wherever it is.
     """
 
-    epochs: int = 10
-    fresh_epochs: int = 30
+    epochs: int = 8
+    fresh_epochs: int = 12
     learning_rate: float = 3e-4
-    small_learning_rate: float = 2e-3
-    weight_decay: float = 1e-4
+    small_learning_rate: float = 5e-3
+    head_rate: float = 20.0
+    weight_decay: float = 1e-2
     batch_size: int = 32
-    clicked_batch_size: int = 16
-    look_weight: float = 1.0
-    ignore_weight: float = 1.0
+    guided_batch_size: int = 32
+    look_weight: float = 0.3
+    ignore_weight: float = 0.3
+    swap_weight: float = 1.0
     views: int = 3
     seed: int = 0
     time_budget_s: float = math.inf
@@ -75,18 +83,20 @@ class Prepared:
     """Examples as the trained part of a classifier takes them; the first index is the image, the second the view.
 
     Attributes:
-        inputs: (N, V, …) what the trunk gives for each view.
+        inputs: (N, V, C, H, W) float16, what the trunk gives for each view.
         labels: (N,) classes.
-        look: (N, V, h, w) targets of "Look here".
-        ignore: (N, V, h, w) targets of "Ignore".
-        clicked: indices of the images that guide.
+        look: (N, V, h, w) in [0, 1], targets of "Look here" on the cells of the map.
+        ignore: (N, V, h, w) in [0, 1], targets of "Ignore" on the cells of the map.
+        kept: (N, V, H, W) in [0, 1], what of the trunk's features is the object; all 0 where nobody knows.
+        guided: (N,) how often an image guides, relative to the others; 0 where it does not.
     """
 
     inputs: Tensor
     labels: Tensor
     look: Tensor
     ignore: Tensor
-    clicked: Tensor
+    kept: Tensor
+    guided: Tensor
 
 
 def fit(
@@ -99,8 +109,8 @@ def fit(
 ) -> Classifier:
     """Fit a classifier to labelled and clicked images.
 
-    The trunk of a pretrained backbone stays as it is, and so do the statistics of its batch norms; its last stage and
-    the head learn. The built-in network learns whole. On the CPU the same call gives the same weights.
+    The trunk stays as it is, and so do the statistics of a pretrained backbone's batch norms; the last stage and the
+    head learn. Without clicks it is plain cross-entropy. On the CPU the same call gives the same weights.
 
     Args:
         parent: what to start from; it is not changed.
@@ -122,15 +132,18 @@ def fit(
     fresh = not bool(parent.head.weight.any())
     epochs = settings.fresh_epochs if fresh else settings.epochs
     steps = epochs * math.ceil(len(prepared.labels) / settings.batch_size)
-    trained = [*classifier.last_stage.parameters(), *classifier.head.parameters()]
+    stage, head = list(classifier.last_stage.parameters()), list(classifier.head.parameters())
     rate = settings.learning_rate if classifier.pretrained else settings.small_learning_rate
-    optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
+    rates = [rate, rate * settings.head_rate]
+    optimizer = torch.optim.AdamW([{"params": stage}, {"params": head}], weight_decay=settings.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=0.2)
+    # Statistics of few images ruin pretrained batch norms; the built-in network's have none yet.
+    classifier.last_stage.train(not classifier.pretrained)
     for step in range(steps):
         optimizer.zero_grad()
         loss = _loss(classifier, prepared, settings, generator)
         loss.backward()  # type: ignore[no-untyped-call] # torch does not type it
-        nn.utils.clip_grad_norm_(trained, 5.0)
+        nn.utils.clip_grad_norm_([*stage, *head], 5.0)
         optimizer.step()
         schedule.step()
         if step % 10 == 0:
@@ -138,8 +151,9 @@ def fit(
         if time.monotonic() - begun > settings.time_budget_s:
             log.warning("The fit ended after %s of %s steps: its time budget is spent.", step + 1, steps)
             break
-    on_progress(1.0, f"fitted {len(prepared.labels)} images, {len(prepared.clicked)} of them clicked")
-    return classifier
+    clicked = sum(bool(example.clicks) for example in examples)
+    on_progress(1.0, f"fitted {len(prepared.labels)} images, {clicked} of them clicked")
+    return classifier.eval()
 
 
 def prepare(
@@ -162,7 +176,9 @@ def prepare(
         LookhereError: if no example has a class and can be read.
     """
     cache = _FeatureCache(classifier, workdir)
-    inputs, labels, looks, ignores = [], [], [], []
+    inputs: list[Tensor] = []
+    labels: list[int] = []
+    clicks: list[list[tuple[Click, ...]]] = []
     for number, example in enumerate(examples):
         if example.label is None:
             continue
@@ -172,29 +188,63 @@ def prepare(
         except (OSError, LookhereError) as error:
             log.warning("An example is left out: %s", error)
             continue
-        views = [(image, example.clicks)]
         seed = int.from_bytes(content[:4], "big")
+        views = [(image, example.clicks)]
         views += [jittered(image, example.clicks, seed + view) for view in range(1, settings.views)]
-        features = cache.features(torch.stack([view for view, _ in views]), content)
-        shape, attention = _attention(classifier, features, example.label, example.clicks)
-        inputs.append(features)
+        inputs.append(cache.features(torch.stack([view for view, _ in views]), content))
         labels.append(example.label)
-        looks.append(torch.stack([look_target(clicks, shape) for _, clicks in views]))
-        ignores.append(
-            torch.stack([ignore_target(clicks, map_) for (_, clicks), map_ in zip(views, attention, strict=True)])
-        )
+        clicks.append([moved for _, moved in views])
         on_progress((number + 1) / len(examples), f"reading images: {number + 1} of {len(examples)}")
     if not labels:
         raise LookhereError("Expected examples with a class and a readable image to learn from, got none.")
-    look, ignore = torch.stack(looks), torch.stack(ignores)
-    guided = (look.flatten(1).amax(1) > 0) | (ignore.flatten(1).amax(1) > 0)
+    guided = torch.tensor([float(bool(on[0])) for on in clicks])
+    trusted = _point(inputs, clicks)
+    if trusted:
+        others = (guided == 0).sum().clamp_min(1)
+        guided = torch.where(guided > 0, guided / guided.sum(), trusted / others)
+    return _targets(classifier, inputs, labels, clicks, guided)
+
+
+def _point(inputs: Sequence[Tensor], clicks: list[list[tuple[Click, ...]]]) -> float:
+    """Put the clicks that the pointer expects on the images that nobody clicked; returns how far it is trusted."""
+    looked = [place for place, on in enumerate(clicks) if any(click.role is ClickRole.LOOK for click in on[0])]
+    if not looked:
+        return 0.0
+    features, places = [inputs[place][0] for place in looked], [clicks[place][0] for place in looked]
+    trusted = trust(features, places)
+    if trusted < _TRUSTWORTHY:
+        return 0.0
+    pointer = learn(features, places)
+    for views, on in zip(inputs, clicks, strict=True):
+        if not on[0]:
+            on[:] = [(Click(*pointer.point(view), ClickRole.LOOK),) for view in views]
+    return trusted
+
+
+def _targets(
+    classifier: Classifier,
+    inputs: Sequence[Tensor],
+    labels: Sequence[int],
+    clicks: Sequence[Sequence[Sequence[Click]]],
+    guided: Tensor,
+) -> Prepared:
+    looks, ignores, kept = [], [], []
+    for features, label, on in zip(inputs, labels, clicks, strict=True):
+        shape, attention = _attention(classifier, features, label, on[0])
+        looks.append(torch.stack([look_target(view, shape) for view in on]))
+        ignores.append(torch.stack([ignore_target(view, map_) for view, map_ in zip(on, attention, strict=True)]))
+        kept.append(torch.stack([look_target(view, (features.shape[2], features.shape[3])) for view in on]))
+    mask = torch.stack(kept)
+    # How much a click counts is the weight of the loss; the object is there or not.
+    mask = mask / mask.amax((2, 3), keepdim=True).clamp_min(1e-6)
     device = next(classifier.parameters()).device
     return Prepared(
-        torch.stack(inputs).to(device),
+        torch.stack(list(inputs)).to(device),
         torch.tensor(labels, device=device),
-        look.to(device),
-        ignore.to(device),
-        guided.nonzero().flatten(),
+        torch.stack(looks).to(device),
+        torch.stack(ignores).to(device),
+        mask.to(device),
+        guided,
     )
 
 
@@ -202,27 +252,42 @@ def _loss(classifier: Classifier, prepared: Prepared, settings: FitSettings, gen
     counts = torch.bincount(prepared.labels, minlength=len(classifier.spec.classes)).float()
     # Every class is seen equally often, however few of it there are.
     balance = (1 / counts[prepared.labels]).cpu()
-    labelled = torch.multinomial(balance, settings.batch_size, replacement=True, generator=generator)
-    chosen = labelled
-    guides = bool(len(prepared.clicked)) and (settings.look_weight > 0 or settings.ignore_weight > 0)
-    if guides:
-        places = torch.randint(len(prepared.clicked), (settings.clicked_batch_size,), generator=generator)
-        chosen = torch.cat([labelled, prepared.clicked[places]])
-    views = torch.randint(prepared.inputs.shape[1], (len(chosen),), generator=generator)
-    labels = prepared.labels[chosen]
-    output = classifier.from_trunk(prepared.inputs[chosen, views].float())
-    loss = F.cross_entropy(output.logits, labels)
-    if guides:
-        clicked = slice(len(labelled), None)
-        loss = loss + guidance_loss(
-            output.maps[clicked],
-            labels[clicked],
-            prepared.look[chosen, views][clicked],
-            prepared.ignore[chosen, views][clicked],
+    labelled = _draw(balance, settings.batch_size, generator)
+    guides = bool(prepared.guided.any()) and max(settings.look_weight, settings.ignore_weight, settings.swap_weight) > 0
+    if not guides:
+        images, views = labelled, _views(prepared, len(labelled), generator)
+        output = classifier.from_trunk(prepared.inputs[images, views].float())
+        return F.cross_entropy(output.logits, prepared.labels[images])
+    guiding = _draw(balance * prepared.guided, settings.guided_batch_size, generator)
+    images = torch.cat([labelled, guiding])
+    views = _views(prepared, len(images), generator)
+    features = prepared.inputs[images, views].float()
+    known = prepared.kept[images, views]
+    others = torch.randperm(len(images), generator=generator)[: len(guiding)]
+    swapped = swap(features[len(labelled) :], known[len(labelled) :], features[others], known[others])
+    output = classifier.from_trunk(torch.cat([features, swapped]))
+    labels = prepared.labels[images]
+    guided = slice(len(labelled), len(images))
+    return (
+        F.cross_entropy(output.logits[: len(images)], labels)
+        + guidance_loss(
+            output.maps[guided],
+            labels[guided],
+            prepared.look[images, views][guided],
+            prepared.ignore[images, views][guided],
             settings.look_weight,
             settings.ignore_weight,
         )
-    return loss
+        + settings.swap_weight * F.cross_entropy(output.logits[len(images) :], labels[guided])
+    )
+
+
+def _draw(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    return torch.multinomial(weights, count, replacement=True, generator=generator)
+
+
+def _views(prepared: Prepared, count: int, generator: torch.Generator) -> Tensor:
+    return torch.randint(prepared.inputs.shape[1], (count,), generator=generator)
 
 
 @torch.inference_mode()
@@ -248,7 +313,7 @@ class _FeatureCache:
     def __init__(self, classifier: Classifier, workdir: Path | None) -> None:
         self._classifier = classifier
         self._folder: Path | None = None
-        if workdir is not None and classifier.pretrained:
+        if workdir is not None:
             digest = hashlib.sha256(repr(classifier.spec.image_size).encode())
             for tensor in classifier.trunk.state_dict().values():
                 digest.update(tensor.cpu().numpy().tobytes())
@@ -257,9 +322,7 @@ class _FeatureCache:
 
     @torch.inference_mode()
     def features(self, views: Tensor, content: bytes) -> Tensor:
-        """(V, …) float16 of a pretrained trunk; the images themselves, float32, where there is no trunk."""
-        if not self._classifier.pretrained:
-            return views
+        """(V, C, H, W) float16."""
         path = self._folder / f"{content.hex()[:32]}-{len(views)}.npy" if self._folder else None
         if path is not None and path.exists():
             try:

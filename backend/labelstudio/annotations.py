@@ -1,14 +1,15 @@
 """Label Studio's tasks and annotation results to the domain.
 
-Label Studio speaks percent, of the image as it is shown: EXIF orientation applied by the browser, and turned where the
-annotator turned it. The domain speaks shares of the upright image.
+Label Studio speaks percent of the upright image: the browser applies EXIF orientation, and a click on an image that the
+annotator turned is turned back before it is stored (measured with 1.23.2; ``image_rotation`` tells of the view alone).
+The domain speaks shares of the same image.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -75,7 +76,7 @@ def annotation_from_json(annotation: Any, roles: Roles) -> Annotation:
     from_prediction = annotation.get("parent_prediction") is not None
     regions = list(_regions(annotation.get("result"), number))
     label, label_origin = _class(regions, roles, from_prediction)
-    present = {region.get("id") for region in regions}
+    present = [region.get("id") for region in regions]
     prediction = annotation.get("prediction")
     predicted = prediction.get("result") if isinstance(prediction, Mapping) else None
     gone = [region for region in _regions(predicted, number) if region.get("id") not in present]
@@ -88,13 +89,36 @@ def annotation_from_json(annotation: Any, roles: Roles) -> Annotation:
     )
 
 
-def clicks_from_context(context: Mapping[str, Any], roles: Roles) -> tuple[Click, ...]:
-    """Read the clicks of a smart click's context; empty after a submit.
+@dataclass(frozen=True)
+class SmartClick:
+    """A click made with the smart tool.
+
+    Attributes:
+        id: Label Studio's id of its region.
+        label: its label in the label config.
+        click: its place and role.
+    """
+
+    id: str
+    label: str
+    click: Click
+
+
+def smart_clicks(context: Mapping[str, Any], roles: Roles) -> tuple[SmartClick, ...]:
+    """Read the smart clicks of an interactive context, the latest last; none after a submit.
+
+    The context lists every region of the clicked label, our own predicted one too; that one is left out.
 
     Raises:
         AnnotationError: if a click has no place.
     """
-    return _clicks(list(_regions(context.get("result"), 0)), roles, from_prediction=False)
+    found = []
+    for region in _regions(context.get("result"), 0):
+        for click in _clicks([region], roles, from_prediction=False):
+            label = next(name for name in _labels(region) if name in (*roles.look, *roles.ignore))
+            if click.origin is Origin.MANUAL and isinstance(region.get("id"), str):
+                found.append(SmartClick(region["id"], label, click))
+    return tuple(found)
 
 
 def _regions(result: Any, number: int) -> Iterator[Mapping[str, Any]]:
@@ -115,12 +139,15 @@ def _clicks(regions: Sequence[Mapping[str, Any]], roles: Roles, from_prediction:
         if region.get("type") != "keypointlabels" or region.get("from_name") != roles.click_tag:
             continue
         value = region["value"]
-        names = set(_texts(value.get("keypointlabels")) or _texts(value.get("labels")))
+        names = set(_labels(region))
         role = ClickRole.LOOK if names & set(roles.look) else ClickRole.IGNORE if names & set(roles.ignore) else None
         if role is not None:
-            x, y = _upright(_share(value, "x"), _share(value, "y"), region.get("image_rotation"))
-            clicks.append(Click(x, y, role, _origin(region, from_prediction)))
+            clicks.append(Click(_share(value, "x"), _share(value, "y"), role, _origin(region, from_prediction)))
     return tuple(clicks)
+
+
+def _labels(region: Mapping[str, Any]) -> list[str]:
+    return _texts(region["value"].get("keypointlabels")) or _texts(region["value"].get("labels"))
 
 
 def _class(
@@ -147,28 +174,21 @@ def _origin(region: Mapping[str, Any], from_prediction: bool) -> Origin:
 
 def _share(value: Mapping[str, Any], axis: str) -> float:
     percent = value.get(axis)
-    if isinstance(percent, bool) or not isinstance(percent, int | float) or not math.isfinite(percent):
-        raise AnnotationError(f"Expected a click with its {axis} in percent of the image, got {percent!r}.")
-    return min(max(percent / 100, 0.0), 1.0)
-
-
-def _upright(x: float, y: float, rotation: Any) -> tuple[float, float]:
-    # Turning the image clockwise by 90° brings its point (x, y) to (1 - y, x).
-    turns = round(rotation / 90) % 4 if isinstance(rotation, int | float) and math.isfinite(rotation) else 0
-    for _ in range(turns):
-        x, y = y, 1 - x
-    return x, y
+    # NaN compares with nothing.
+    if isinstance(percent, bool) or not isinstance(percent, int | float) or not -math.inf < percent < math.inf:
+        raise AnnotationError(f"Expected a click with its {axis} in percent of the image, got {percent!r:.80}.")
+    return min(max(percent, 0), 100) / 100
 
 
 def _moment(annotation: Mapping[str, Any], number: int) -> datetime:
     said = annotation.get("updated_at") or annotation.get("created_at")
     try:
-        moment = datetime.fromisoformat(said) if isinstance(said, str) else None
-    except ValueError:
-        moment = None
-    if moment is None:
-        raise AnnotationError(f"Expected annotation {number} to say when it was updated, in ISO 8601, got {said!r}.")
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+        moment = datetime.fromisoformat(said if isinstance(said, str) else "")
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:
+        raise AnnotationError(
+            f"Expected annotation {number} to say when it was updated, in ISO 8601, got {said!r:.80}."
+        ) from error
 
 
 def _user(value: Any) -> int | None:

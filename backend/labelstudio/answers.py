@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from backend.domain import Click, LookhereError, ModelVersion, Prediction, Project, ScoredTask, Task
-from backend.labelstudio.annotations import clicks_from_context, task_from_json
+from backend.labelstudio.annotations import smart_clicks, task_from_json
 from backend.labelstudio.images import upright_size
 from backend.labelstudio.labelconfig import Roles, read_roles
 from backend.labelstudio.predictions import declined, interactive_reply, prediction_to_json
@@ -34,8 +34,8 @@ class Predictor(Protocol):
     def overlay(self, version: ModelVersion, image: Path) -> bytes:
         """Draw the attention map over an image file: a JPEG."""
 
-    def affected(self, version: ModelVersion, image: Path, click: Click) -> NDArray[np.bool_]:
-        """The (h, w) cells that a click affects."""
+    def affected(self, version: ModelVersion, image: Path, clicks: Sequence[Click]) -> list[NDArray[np.bool_]]:
+        """For each click the (h, w) cells that it affects."""
 
 
 class Pool(Protocol):
@@ -110,7 +110,7 @@ class Answers:
         return results
 
     def to_click(self, project: Project, tasks: Sequence[Any], context: Mapping[str, Any]) -> dict[str, Any]:
-        """Answer a smart click with what it will affect; never with a class.
+        """Answer smart clicks with what they will affect; never with a class, and never without the clicks.
 
         Args:
             project: whose task it is.
@@ -122,13 +122,14 @@ class Answers:
         """
         roles = read_roles(project.label_config)
         version = self._active(project.key)
-        clicks = clicks_from_context(context, roles)
+        clicks = smart_clicks(context, roles)
         task = self._understood(tasks[0], roles) if tasks else None
         path = self._fetched(project, task)
         if version is None or path is None or not clicks:
-            return interactive_reply(None, None, roles, version.name if version else "", (1, 1))
-        affected = self._predictor.affected(version, path, clicks[-1])
-        return interactive_reply(clicks[-1], affected, roles, version.name, upright_size(path))
+            size = upright_size(path) if path else _shown_size(context)
+            return interactive_reply(clicks, [], roles, version.name if version else "", size)
+        affected = self._predictor.affected(version, path, [smart.click for smart in clicks])
+        return interactive_reply(clicks, affected, roles, version.name, upright_size(path))
 
     def heat(self, project: Project, references: Sequence[str]) -> Picture | None:
         """Draw where the active version looks.
@@ -168,3 +169,13 @@ class Answers:
         except LookhereError as error:
             log.warning("Declined task %s of project %s: %s", task.id, project.number, error)
             return None
+
+
+def _shown_size(context: Mapping[str, Any]) -> tuple[int, int]:
+    """The image's size as the browser tells it, for an image that cannot be read here."""
+    for region in context.get("result") or ():
+        if isinstance(region, Mapping):
+            size = region.get("original_width"), region.get("original_height")
+            if all(isinstance(side, int) for side in size):
+                return size  # type: ignore[return-value] # both are numbers, as was just checked
+    return 1, 1

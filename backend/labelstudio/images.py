@@ -13,6 +13,7 @@ import hashlib
 import ipaddress
 import itertools
 import os
+import re
 import socket
 import tempfile
 import time
@@ -89,11 +90,7 @@ class ImageStore:
                 size = 0
                 for chunk in self._content(reference, parts, task):
                     size += len(chunk)
-                    if size > self._settings.image_max_bytes:
-                        raise ImageError(
-                            f"Expected an image of at most {self._settings.image_max_bytes} bytes, got a larger one: "
-                            f"{_short(reference)}. LOOKHERE_IMAGE_MAX_BYTES sets the limit."
-                        )
+                    self._need_size(size, reference)
                     file.write(chunk)
             self._check(part, reference)
             part.replace(cached)
@@ -131,59 +128,73 @@ class ImageStore:
 
     def _download(self, url: str) -> Iterator[bytes]:
         deadline = time.monotonic() + self._settings.image_timeout_s
-        for _ in range(_REDIRECTS + 1):
-            request = _prepared(url)
-            with self._get(request, deadline) as response:
-                if response.status_code in _REDIRECT_CODES and "Location" in response.headers:
-                    url = urljoin(request.url, response.headers["Location"])
-                    continue
-                if response.status_code != requests.codes.ok:
-                    raise ImageError(
-                        f"Expected an image at {_short(url)}, got HTTP status {response.status_code}."
-                        + self._advice(response.status_code, request)
-                    )
-                # What has arrived is taken at once: waiting for full chunks, a trickle would outlast every limit.
-                while chunk := response.raw.read1(_CHUNK, decode_content=True):
-                    if time.monotonic() > deadline:
-                        raise TimeoutError
-                    yield chunk
-                return
+        try:
+            for _ in range(_REDIRECTS + 1):
+                request = _prepared(url)
+                with self._answer(request, deadline) as response:
+                    if response.status_code in _REDIRECT_CODES and "Location" in response.headers:
+                        url = urljoin(request.url or url, response.headers["Location"])
+                        continue
+                    self._need_ok(response)
+                    # What has come is taken at once: a trickle that has to fill a chunk would outlast the deadline.
+                    while chunk := response.raw.read1(_CHUNK, decode_content=True):
+                        _need_time(deadline)
+                        yield chunk
+                    return
+        except (TimeoutError, requests.Timeout) as error:
+            raise ImageError(
+                f"Expected the image at {_short(url)} within {self._settings.image_timeout_s} s, got a part of it or "
+                "nothing. LOOKHERE_IMAGE_TIMEOUT_S sets the limit."
+            ) from error
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            raise ImageError(f"Expected an image at {_short(url)}, got no answer: {type(error).__name__}.") from error
         raise ImageError(f"Expected an image after at most {_REDIRECTS} redirects, got another one to {_short(url)}.")
 
-    def _get(self, request: requests.PreparedRequest, deadline: float) -> requests.Response:
+    def _answer(self, request: requests.PreparedRequest, deadline: float) -> requests.Response:
         parts = _split(request.url or "")
-        session = requests.Session()
-        # Neither a proxy's nor a .netrc's credentials belong into a request to a stranger's address.
-        session.trust_env = False
-        if self._is_label_studio(parts):
-            request.headers.update(self._authorization())
-        elif parts.hostname not in self._settings.image_hosts:
-            pinned = _Pinned(_public_address(parts))
-            session.mount("http://", pinned)
-            session.mount("https://", pinned)
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        return session.send(request, stream=True, allow_redirects=False, timeout=left)
+        with requests.Session() as session:
+            # Neither a proxy's nor a .netrc's credentials belong into a request to a stranger's address.
+            session.trust_env = False
+            if self._is_label_studio(parts):
+                request.headers.update(self._authorization())
+            elif parts.hostname not in self._settings.image_hosts:
+                session.mount(f"{parts.scheme}://", _Pinned(_public_address(parts)))
+            return session.send(request, stream=True, allow_redirects=False, timeout=_need_time(deadline))
 
     def _is_label_studio(self, parts: SplitResult) -> bool:
         return _origin(parts) == _origin(self._label_studio)
 
-    def _advice(self, status: int, request: requests.PreparedRequest) -> str:
-        if status in (401, 403) and self._is_label_studio(_split(request.url or "")):
-            return " LOOKHERE_LABEL_STUDIO_API_KEY must be a token of a user who may see it."
-        return ""
+    def _need_ok(self, response: requests.Response) -> None:
+        if response.status_code == requests.codes.ok:
+            return
+        refused = response.status_code in (401, 403) and self._is_label_studio(_split(response.url))
+        raise ImageError(
+            f"Expected an image at {_short(response.url)}, got HTTP status {response.status_code}."
+            + (" LOOKHERE_LABEL_STUDIO_API_KEY must be a token of a user who may see it." if refused else "")
+        )
 
     def _local(self, parts: SplitResult) -> Path:
-        path = Path(unquote(parts.path)).resolve()
+        try:
+            path = Path(unquote(parts.path)).resolve()
+            size = path.stat().st_size if path.is_file() else None
+        except (OSError, ValueError) as error:
+            raise ImageError(f"Expected the path of an image file, got {_short(parts.geturl())} ({error}).") from error
         if not any(path.is_relative_to(folder.resolve()) for folder in self._settings.image_folders):
             raise ImageError(
                 f"Expected a file in a folder that LOOKHERE_IMAGE_FOLDERS names, got {_short(parts.geturl())}."
             )
-        if not path.is_file():
+        if size is None:
             raise ImageError(f"Expected an image file, found none at {_short(parts.geturl())}.")
+        self._need_size(size, parts.geturl())
         self._check(path, parts.geturl())
         return path
+
+    def _need_size(self, size: int, reference: str) -> None:
+        if size > self._settings.image_max_bytes:
+            raise ImageError(
+                f"Expected an image of at most {self._settings.image_max_bytes} bytes, got a larger one: "
+                f"{_short(reference)}. LOOKHERE_IMAGE_MAX_BYTES sets the limit."
+            )
 
     def _check(self, path: Path, reference: str) -> None:
         try:
@@ -218,12 +229,68 @@ class ImageStore:
             excess -= size
 
 
+class _Pinned(HTTPAdapter):
+    """Connects to the address that was checked, whatever the host's name may mean by then.
+
+    Args:
+        address: IP address to connect to.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        super().__init__()
+
+    def add_headers(self, request: requests.PreparedRequest, **_: Any) -> None:
+        request.headers["Host"] = _split(request.url or "").netloc.rpartition("@")[2]
+
+    def get_connection_with_tls_context(
+        self, request: requests.PreparedRequest, *_: Any, **__: Any
+    ) -> urllib3.HTTPConnectionPool:
+        parts = _split(request.url or "")
+        # The certificate is still to be the name's.
+        named = {"server_hostname": parts.hostname, "assert_hostname": parts.hostname}
+        pool: urllib3.HTTPConnectionPool = self.poolmanager.connection_from_host(
+            self._address, parts.port, parts.scheme, named if parts.scheme == "https" else None
+        )
+        return pool
+
+
 def upright_size(path: Path) -> tuple[int, int]:
     """Width and height in pixels of an image file as browsers show it, EXIF orientation applied."""
     with Image.open(path) as image:
         orientation = image.getexif().get(0x0112, 1)
         width, height = image.size
     return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
+
+
+def _prepared(url: str) -> requests.PreparedRequest:
+    # Judged is what is sent. Parsers disagree on an address like http://a\\@b/, and the one that connects counts.
+    return requests.Request("GET", url).prepare()
+
+
+def _public_address(parts: SplitResult) -> str:
+    host = parts.hostname or ""
+    if parts.scheme not in _DEFAULT_PORTS or not host:
+        raise ImageError(f"Expected an http or https address of an image, got {_short(parts.geturl())}.")
+    try:
+        found = [str(entry[4][0]) for entry in socket.getaddrinfo(host, parts.port, proto=socket.IPPROTO_TCP)]
+    except (OSError, UnicodeError) as error:
+        raise ImageError(f"Expected the host of an image, got {host!r}, which has no address.") from error
+    for address in found:
+        if not ipaddress.ip_address(address.partition("%")[0]).is_global:
+            raise ImageError(
+                f"Expected an image on a public host, got {host!r}, whose address {address} is private. Hosts that "
+                "are meant are named in LOOKHERE_IMAGE_HOSTS."
+            )
+    return found[0]
+
+
+def _need_time(deadline: float) -> float:
+    """The seconds that are left."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
 
 
 def _split(reference: str) -> SplitResult:
@@ -250,6 +317,6 @@ def _data(reference: str) -> bytes:
 
 
 def _short(reference: str) -> str:
-    """A reference for an error message: without query, which may hold a signature or a password, and not too long."""
-    text = reference.partition("?")[0]
+    """A reference for an error message: not too long, and without what may hold a password or a signature."""
+    text = re.sub(r"//[^/]*@", "//", reference.partition("?")[0])
     return repr(text if len(text) <= 80 else f"{text[:77]}…")

@@ -1,7 +1,8 @@
 """Label config XML to the roles of its tags.
 
 Roles are said by an attribute, ``lookhere="look|ignore|class|attention|image|heat"`` on a tag or label, and inferred
-where it is missing. Label Studio 1.23.2 keeps attributes that it does not know.
+where it is missing. Label Studio 1.23.2 keeps attributes that it does not know. Results name a label or choice by its
+``alias`` where it has one.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from xml.etree.ElementTree import Element, tostring
+from xml.etree.ElementTree import Element, TreeBuilder, tostring
 
 from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import ParseError, fromstring
+from defusedxml.ElementTree import DefusedXMLParser, ParseError
 
 from backend.domain import LookhereError
 
@@ -20,7 +21,9 @@ HEAT_NAME = "heat"
 """Name of the image tag that shows where the classifier looks."""
 
 _ROLE = "lookhere"
+_ROLES = ("look", "ignore", "class", "attention", "image", HEAT_NAME)
 _KNOWN = "lookhere-known"
+_LOOK_WORDS = {"look", "focus", "attend", "positive", "yes", "foreground"}
 _IGNORE_WORDS = {"ignore", "avoid", "not", "no", "negative", "background", "exclude", "wrong", "distractor", "repel"}
 _SIDE_BY_SIDE = "display: flex; gap: 1em; align-items: flex-start"
 _HALF = "flex: 1; min-width: 0"
@@ -84,9 +87,10 @@ def read_roles(xml: str) -> Roles:
         xml: the label config.
 
     Raises:
-        LabelConfigError: if a tag is missing that the clicks, the class or the image need.
+        LabelConfigError: if a tag is missing that the clicks, the class or the image need, or a role is unknown.
     """
     root = _parse(xml)
+    _need_known_roles(root)
     clicks = _click_control(root)
     image = _image(root, clicks)
     name = _required(image, "name")
@@ -103,11 +107,11 @@ def read_roles(xml: str) -> Roles:
         look=look,
         ignore=ignore,
         class_tag=_required(choices, "name"),
-        classes=tuple(_required(choice, "value") for choice in _labels(choices, "Choice")),
+        classes=_names(_labels(choices, "Choice")),
         known_field=choices.get(_KNOWN, "").removeprefix("$") or _required(choices, "name"),
         brush_tag=_required(brush, "name") if brush is not None and shows else None,
-        brush_label=_required(shows[0], "value") if shows else None,
-        brush_ignore_label=_required(hides[0], "value") if hides else None,
+        brush_label=_names(shows)[0] if shows else None,
+        brush_ignore_label=_names(hides)[0] if hides else None,
     )
 
 
@@ -132,12 +136,16 @@ def with_heat(xml: str, link: str) -> str:
         heat.set("value", link)
         return tostring(root, encoding="unicode")
     image = _image(root, _click_control(root))
-    parent = next(tag for tag in root.iter() if image in list(tag))
+    parent = next((tag for tag in root.iter() if image in list(tag)), None)
+    if parent is None:
+        raise LabelConfigError("the <View> around its <Image> is missing.")
+    # Label Studio refuses a name that two tags bear.
+    name = f"{_ROLE}-{HEAT_NAME}" if any(tag.get("name") == HEAT_NAME for tag in root.iter()) else HEAT_NAME
     place = list(parent).index(image)
     parent.remove(image)
     row = Element("View", {"style": _SIDE_BY_SIDE})
     row.tail, image.tail = image.tail, None
-    for tag in (image, Element("Image", {"name": HEAT_NAME, "value": link, _ROLE: HEAT_NAME})):
+    for tag in (image, Element("Image", {"name": name, "value": link, _ROLE: HEAT_NAME})):
         half = Element("View", {"style": _HALF})
         half.append(tag)
         row.append(half)
@@ -146,13 +154,22 @@ def with_heat(xml: str, link: str) -> str:
 
 
 def _parse(xml: str) -> Element:
+    parser = DefusedXMLParser(target=TreeBuilder(insert_comments=True), forbid_dtd=True)
     try:
-        root: Element = fromstring(xml, forbid_dtd=True)
-    except ParseError as error:
-        raise LabelConfigError(f"it is no XML ({error}).") from error
+        parser.feed(xml)
+        root: Element = parser.close()
     except DefusedXmlException as error:
         raise LabelConfigError("it holds a DOCTYPE or entities, which are refused.") from error
+    except (ParseError, ValueError) as error:
+        raise LabelConfigError(f"it is no XML ({error}).") from error
     return root
+
+
+def _need_known_roles(root: Element) -> None:
+    for tag in root.iter():
+        role = tag.get(_ROLE)
+        if role is not None and role not in _ROLES:
+            raise LabelConfigError(f'{_ROLE}="{role}" is no role; the roles are {", ".join(_ROLES)}.')
 
 
 def _click_control(root: Element) -> Element:
@@ -168,16 +185,27 @@ def _click_labels(clicks: Element) -> tuple[tuple[str, ...], tuple[str, ...]]:
     labels = _labels(clicks, "Label")
     ignore = [label for label in labels if _means_ignore(label)]
     look = [label for label in labels if label not in ignore]
+    if len(look) == 2 and sum(map(_means_look, look)) == 1:
+        # Two opposites, of which one names itself.
+        ignore = [label for label in look if not _means_look(label)]
+        look = [label for label in look if label not in ignore]
     if not look:
         raise LabelConfigError('a <Label> with lookhere="look" for clicks that attract attention is missing.')
-    return tuple(_required(label, "value") for label in look), tuple(_required(label, "value") for label in ignore)
+    return _names(look), _names(ignore)
 
 
 def _means_ignore(label: Element) -> bool:
     role = label.get(_ROLE)
-    if role is not None:
-        return role == "ignore"
-    return bool(_IGNORE_WORDS & set(re.findall(r"[a-z]+", label.get("value", "").lower())))
+    return role == "ignore" if role is not None else bool(_IGNORE_WORDS & _words(label))
+
+
+def _means_look(label: Element) -> bool:
+    role = label.get(_ROLE)
+    return role == "look" if role is not None else bool(_LOOK_WORDS & _words(label))
+
+
+def _words(label: Element) -> set[str]:
+    return set(re.findall(r"[a-z]+", label.get("value", "").lower()))
 
 
 def _image(root: Element, clicks: Element) -> Element:
@@ -194,7 +222,9 @@ def _class_control(root: Element, image: str) -> Element:
     controls = [tag for tag in controls if tag.get(_ROLE) == "class"] or controls
     for tag in controls:
         single = tag.get("choice", "single").startswith("single")
-        if single and tag.get("perRegion", "false") != "true" and len(_labels(tag, "Choice")) > 1:
+        # Choices of a region, or along a path, are not the class of the image.
+        other = "true" in (tag.get("perRegion"), tag.get("allowNested"))
+        if single and not other and len(_labels(tag, "Choice")) > 1:
             return tag
     raise LabelConfigError(
         f'the tag <Choices name="…" toName="{image}" choice="single"> with at least two <Choice> is missing; it '
@@ -210,6 +240,10 @@ def _brush_control(root: Element, image: str) -> Element | None:
 
 def _labels(control: Element, tag: str) -> Sequence[Element]:
     return [label for label in control.iter(tag) if label.get("value")]
+
+
+def _names(labels: Sequence[Element]) -> tuple[str, ...]:
+    return tuple(label.get("alias") or _required(label, "value") for label in labels)
 
 
 def _is_heat(tag: Element) -> bool:

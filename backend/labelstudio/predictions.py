@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from label_studio_sdk.converter.brush import mask2rle
 from PIL import Image
 
-from backend.domain import Click, ClickRole, ScoredTask
+from backend.domain import ClickRole, ScoredTask
+from backend.labelstudio.annotations import SmartClick
 from backend.labelstudio.labelconfig import Roles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KEYPOINT_WIDTH = 3.0
-"""Diameter of a predicted keypoint in percent of the image's width: visible, and small enough to aim with."""
+"""Radius of a predicted keypoint in percent of the image's width: visible, and small enough to aim with."""
 
 # Label Studio stores a brush region run by run: at 256 levels a small image takes 300 kB, at 8 it takes 20 kB.
 _LEVELS = 8
@@ -61,41 +63,42 @@ def declined() -> dict[str, Any]:
 
 
 def interactive_reply(
-    click: Click | None,
-    affected: NDArray[np.bool_] | None,
+    clicks: Sequence[SmartClick],
+    affected: Sequence[NDArray[np.bool_]],
     roles: Roles,
     version: str,
     image_size: tuple[int, int],
 ) -> dict[str, Any]:
-    """What a smart click is answered: the part of the image that it will affect.
+    """What smart clicks are answered: themselves, as large as the part of the image that they affect.
 
-    The class is left alone: Label Studio would put it over the annotator's choice.
+    Label Studio 1.23.2 puts what is accepted of the reply in the place of the clicks, by id. So every click comes back
+    with its own id, or it would be lost, and the predicted region does not, or it would count as drawn by hand. The
+    class is left alone: Label Studio would put it over the annotator's choice.
 
     Args:
-        click: the click; None where there is none, as after a submit.
-        affected: (h, w) the cells that it affects, None where there is no click.
+        clicks: the smart clicks of the context, the latest last.
+        affected: for each the (h, w) cells that it affects; empty where nothing can be said of that.
         roles: of the project's label config.
         version: the version that was asked, "" where there is none.
         image_size: (width, height) of the upright image in pixels.
     """
-    reply: dict[str, Any] = {"result": [], "score": 0.0, "model_version": version}
-    if click is None or affected is None:
-        return reply
-    ignored = click.role is ClickRole.IGNORE
-    if ignored and roles.brush_tag is not None and roles.brush_ignore_label is not None:
-        region = _brush(roles, roles.brush_ignore_label, affected.astype(np.float32), image_size)
-    else:
-        label = roles.ignore[0] if ignored else roles.look[0]
-        region = _keypoint(roles, label, click.x, click.y, _diameter(affected, image_size), image_size)
-    reply["result"] = [region | {"id": _region_id(0, f"{click.x} {click.y}", click.role)}]
-    return reply
+    radii = [_radius(cells, image_size) for cells in affected] or [KEYPOINT_WIDTH] * len(clicks)
+    result = [
+        _keypoint(roles, smart.label, smart.click.x, smart.click.y, radius, image_size) | {"id": smart.id}
+        for smart, radius in zip(clicks, radii, strict=True)
+    ]
+    if affected and clicks[-1].click.role is ClickRole.IGNORE and roles.brush_tag and roles.brush_ignore_label:
+        segment = _brush(roles, roles.brush_ignore_label, affected[-1].astype(np.float32), image_size)
+        result.append(segment | {"id": _region_id(0, clicks[-1].id, "segment")})
+    return {"result": result, "score": 0.0, "model_version": version}
 
 
-def _keypoint(roles: Roles, label: str, x: float, y: float, width: float, size: tuple[int, int]) -> dict[str, Any]:
+def _keypoint(roles: Roles, label: str, x: float, y: float, radius: float, size: tuple[int, int]) -> dict[str, Any]:
     return _on_image(roles, size) | {
         "from_name": roles.click_tag,
         "type": "keypointlabels",
-        "value": {"x": 100 * x, "y": 100 * y, "width": width, "keypointlabels": [label]},
+        # Label Studio 1.23.2 draws a keypoint with its "width" as the radius.
+        "value": {"x": 100 * x, "y": 100 * y, "width": radius, "keypointlabels": [label]},
     }
 
 
@@ -116,11 +119,11 @@ def _on_image(roles: Roles, size: tuple[int, int]) -> dict[str, Any]:
     return {"to_name": roles.image_tag, "original_width": width, "original_height": height, "image_rotation": 0}
 
 
-def _diameter(affected: NDArray[np.bool_], size: tuple[int, int]) -> float:
-    """Diameter, in percent of the width, of the circle with the area of the affected cells."""
+def _radius(affected: NDArray[np.bool_], size: tuple[int, int]) -> float:
+    """Radius, in percent of the width, of the circle with the area of the affected cells."""
     width, height = size
     area = float(affected.mean()) * width * height
-    return 100 * 2 * math.sqrt(area / math.pi) / width
+    return 100 * math.sqrt(area / math.pi) / width
 
 
 def _region_id(task: int, version: str, part: str) -> str:

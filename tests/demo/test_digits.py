@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from backend.demo.digits import CLASSES, SIDE, DigitImage, generate, swap_sticker, write_folder
+from backend.demo.digits import CLASSES, SIDE, DigitImage, generate, picture, swap_sticker, write_folder
 from backend.domain import LookhereError
 
 
@@ -105,6 +105,13 @@ def test_a_swapped_sticker_changes_nothing_else(test: list[DigitImage]) -> None:
     assert swapped.sticker == other
     assert swapped.label == image.label
     assert (swap_sticker(swapped, image.sticker).image == image.image).all()
+
+
+def test_the_picture_for_people_shows_the_same(train: list[DigitImage]) -> None:
+    shown = picture(train[0])
+    assert min(shown.size) >= 640, "as wide as its place in Label Studio, beside the heat map on a 1920 pixel screen"
+    difference = np.asarray(shown.resize((SIDE, SIDE), Image.Resampling.BOX), float) - train[0].image
+    assert np.abs(difference).mean() < 3
 
 
 def test_the_folder_holds_everything(tmp_path: Path, train: list[DigitImage], test: list[DigitImage]) -> None:

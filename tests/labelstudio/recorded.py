@@ -44,4 +44,5 @@ def all_requests() -> Iterator[Request]:
 
 def label_config() -> str:
     """The label config of the recorded projects."""
-    return next(request.body["schema"] for request in all_requests() if request.path == "/setup")
+    schema: str = next(request.body["schema"] for request in all_requests() if request.path == "/setup")
+    return schema
