@@ -177,7 +177,7 @@ def _label_config() -> str:
     choices = "\n".join(f'    <Choice value="{name}"/>' for name in CLASSES)
     return f"""<View>
   <Image name="image" value="$image" zoom="true"/>
-  <KeyPointLabels name="click" toName="image" smart="true">
+  <KeyPointLabels name="click" toName="image" smart="true" opacity="0.5">
     <Label value="Look here" background="#1a9641" lookhere="look"/>
     <Label value="Ignore" background="#d7191c" lookhere="ignore"/>
   </KeyPointLabels>

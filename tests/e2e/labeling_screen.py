@@ -100,6 +100,8 @@ class LabelingScreen:
 
     def drawn(self) -> list[Drawn]:
         """The regions that are seen on the image, largest first: what vanishes when regions are hidden."""
+        # First the mouse goes there, so that what it shows on its way is not seen once and then not.
+        self._page.hover("[aria-label='Hide all regions']")
         with_regions = self._seen(0)
         self._page.click("[aria-label='Hide all regions']")
         without = self._seen(0)

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from filelock import FileLock
-from harness import Api, DummyBackend
+from tests.integration.harness import Api, DummyBackend
 from pydantic import SecretStr
 
 from backend.demo.label_studio import LabelStudioServer, migrate

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from harness import LABEL_CONFIG, Api, DummyBackend
+from tests.integration.harness import LABEL_CONFIG, Api, DummyBackend
 from pydantic import SecretStr
 
 from backend.demo.label_studio import LabelStudioServer

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from harness import LABEL_CONFIG, Api, DummyBackend
+from tests.integration.harness import LABEL_CONFIG, Api, DummyBackend
 
 from backend.demo.label_studio import LabelStudioServer
 from backend.labelstudio.client import UNCERTAINTY_SAMPLING, LabelStudioClient, LabelStudioError

@@ -1,0 +1,131 @@
+"""From annotations to a served version, without Label Studio."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from backend.domain import Annotation, Click, ClickRole, JobKind, JobState, LookhereError, Origin, Project, Task
+from backend.guidance.classifier import SMALL, load
+from backend.jobs.context import Context
+from backend.jobs.local import LocalEngine
+from backend.jobs.score import score
+from backend.jobs.train import train
+from backend.settings import Settings
+
+CONFIG = """<View>
+  <Image name="photo" value="$picture"/>
+  <KeyPointLabels name="spot" toName="photo"><Label value="Schau hier" lookhere="look"/></KeyPointLabels>
+  <Choices name="kind" toName="photo"><Choice value="light"/><Choice value="dark"/></Choices>
+</View>"""
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Context:
+    return Context.open(
+        Settings(data_dir=tmp_path / "data", backbone=SMALL, image_folders=(tmp_path,), time_budget_s=60)
+    )
+
+
+@pytest.fixture
+def project(context: Context, tmp_path: Path) -> Project:
+    """Twelve pictures, bright or dark in the upper left, with known classes; two of them clicked there."""
+    project = context.store.projects.ensure("http://labels", 1, CONFIG)
+    rng = np.random.default_rng(0)
+    tasks = []
+    for number in range(12):
+        pixels = rng.integers(100, 150, (64, 64, 3), dtype=np.uint8)
+        pixels[:24, :24] = 255 if number % 2 else 0
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(pixels).save(path)
+        tasks.append(Task(number, path.as_uri(), "light" if number % 2 else "dark"))
+    context.store.annotations.put_tasks(project.key, tasks)
+    clicks = (Click(0.2, 0.2, ClickRole.LOOK),)
+    for number in (4, 5):
+        label = "light" if number % 2 else "dark"
+        moment = datetime(2026, 1, 1, tzinfo=UTC)
+        answer = Annotation(number, number, 1, moment, clicks, label=label, label_origin=Origin.MANUAL)
+        context.store.annotations.put(project.key, [answer])
+    return project
+
+
+def quiet(_progress: float, _message: str) -> None:
+    pass
+
+
+def test_a_training_publishes_and_activates_a_version_and_asks_for_its_scores(
+    context: Context, project: Project
+) -> None:
+    version = train(context, project, quiet)
+    assert version.active
+    assert version.card["clicked"] == 2
+    assert version.card["parent"] is None
+    assert load(version.folder).spec.classes == ("light", "dark")
+    assert [job.kind for job in context.store.jobs.list(project.key)] == [JobKind.SCORE]
+    score(context, project, quiet)
+    again = train(context, project, quiet)
+    assert again.name != version.name
+    assert again.card["parent"] == version.name
+
+
+def test_an_image_that_is_gone_costs_itself_alone(context: Context, project: Project, tmp_path: Path) -> None:
+    (tmp_path / "0.png").unlink()
+    (tmp_path / "1.png").write_bytes(b"no image")
+    before = len(context.store.annotations.tasks(project.key))
+    version = train(context, project, quiet)
+    assert version.active
+    assert version.card["images"] <= before - 2
+
+
+def test_one_class_alone_is_not_trained(context: Context, project: Project) -> None:
+    context.store.annotations.remove_tasks(project.key, range(1, 12, 2))
+    with pytest.raises(LookhereError, match="at least two classes"):
+        train(context, project, quiet)
+
+
+def test_other_classes_begin_anew(context: Context, project: Project) -> None:
+    train(context, project, quiet)
+    wider = context.store.projects.ensure(
+        "http://labels", 1, CONFIG.replace("</Choices>", '<Choice value="grey"/></Choices>')
+    )
+    assert load(train(context, wider, quiet).folder).spec.classes == ("light", "dark", "grey")
+
+
+def test_a_job_runs_in_a_process_of_its_own_and_reports(context: Context, project: Project) -> None:
+    engine = LocalEngine(context.settings, context.store)
+    asked = context.store.jobs.request(project.key, JobKind.TRAIN)
+    ended = engine.run_next()
+    assert ended is not None
+    assert (ended.id, ended.state, ended.progress) == (asked.id, JobState.SUCCEEDED, 1.0)
+    assert any("fitting" in line for line in context.store.jobs.log(asked.id))
+    active = context.store.versions.active(project.key)
+    assert active is not None
+    assert ended.message == f"{active.name} is active"
+
+
+def test_a_failed_job_says_why(context: Context, project: Project) -> None:
+    context.store.annotations.remove_tasks(project.key, range(12))
+    context.store.jobs.request(project.key, JobKind.TRAIN)
+    ended = LocalEngine(context.settings, context.store).run_next()
+    assert ended is not None
+    assert ended.state is JobState.FAILED
+    assert "at least two classes" in ended.error
+
+
+def test_a_cancelled_job_stops(context: Context, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = context.store.jobs.request(project.key, JobKind.TRAIN)
+    heartbeat = context.store.jobs.heartbeat
+
+    def cancel_then_beat(*beat: object) -> bool:
+        context.store.jobs.cancel(asked.id)
+        return heartbeat(*beat)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(context.store.jobs, "heartbeat", cancel_then_beat)
+    ended = LocalEngine(context.settings, context.store).run_next()
+    assert ended is not None
+    assert ended.state is JobState.CANCELLED
+    assert context.store.versions.active(project.key) is None
