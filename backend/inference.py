@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _KEPT_VERSIONS = 4
+_SHOWN_SIDE = 1024
 
 
 class Inference:
@@ -57,6 +58,9 @@ class Inference:
         """Draw where the version in a folder looks in an image file: a JPEG."""
         image = load_image(Path(path))
         (prediction,) = self._predict([image], self._classifier(folder))
+        # Label Studio 1.23.2 cuts the edges off a picture that is smaller than its place on the screen.
+        scale = max(1.0, _SHOWN_SIDE / max(image.size))
+        image = image.resize((round(image.width * scale), round(image.height * scale)))
         jpeg = io.BytesIO()
         attention_overlay(image, prediction.attention).save(jpeg, "JPEG", quality=88)
         return jpeg.getvalue()

@@ -72,7 +72,7 @@ class Serving:
         """Draw where a version looks in an image.
 
         Returns:
-            A JPEG of the image's own size.
+            A JPEG of the image's proportions.
 
         Raises:
             Overloaded: if too many requests wait already.

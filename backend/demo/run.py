@@ -18,10 +18,9 @@ from typing import Any
 
 import click
 import httpx
-from PIL import Image
 from pydantic import SecretStr
 
-from backend.demo.digits import CLASSES, DigitImage, generate
+from backend.demo.digits import CLASSES, DigitImage, generate, picture
 from backend.demo.label_studio import LabelStudioServer, free_port, migrate
 from backend.domain import LookhereError
 from backend.labelstudio.client import LabelStudioClient
@@ -144,10 +143,10 @@ def _password(folder: Path) -> SecretStr:
 
 
 def _write_images(folder: Path) -> dict[str, DigitImage]:
-    images = {f"{image.id}.png": image for image in generate("train", TASKS, SEED)}
+    images = {f"{image.id}.jpg": image for image in generate("train", TASKS, SEED)}
     folder.mkdir(parents=True, exist_ok=True)
     for name, image in images.items():
-        Image.fromarray(image.image).save(folder / name)
+        picture(image).save(folder / name, quality=90)
     return images
 
 

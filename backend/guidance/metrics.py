@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from backend.domain import ClickRole, Example, Prediction
+from backend.domain import ClickRole, Example, LookhereError, Prediction
 from backend.guidance.classifier import Classifier
 from backend.guidance.data import load_image
 from backend.guidance.predicting import predict
@@ -17,6 +18,8 @@ from backend.guidance.targets import RADIUS, affected_segment
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
 
 _BINS = 15
 _IMAGES_PER_STEP = 64
@@ -50,14 +53,22 @@ class Metrics:
 
 
 def evaluate(classifier: Classifier, examples: Sequence[Example]) -> Metrics:
-    """Measure a classifier on examples that it did not learn from."""
+    """Measure a classifier on examples that it did not learn from; those that cannot be read are left out."""
     correct: list[bool] = []
     confidences: list[float] = []
     looked: list[bool] = []
     ignored: list[float] = []
     for start in range(0, len(examples), _IMAGES_PER_STEP):
-        step = examples[start : start + _IMAGES_PER_STEP]
-        for example, said in zip(step, predict(classifier, [load_image(one.image) for one in step]), strict=True):
+        step: list[Example] = []
+        images: list[Image.Image] = []
+        for example in examples[start : start + _IMAGES_PER_STEP]:
+            try:
+                images.append(load_image(example.image))
+            except LookhereError as error:
+                log.warning("An example is left out: %s", error)
+                continue
+            step.append(example)
+        for example, said in zip(step, predict(classifier, images), strict=True):
             if example.label is not None:
                 correct.append(said.label == classifier.spec.classes[example.label])
                 confidences.append(said.confidence)
@@ -134,6 +145,11 @@ def group_accuracies(correct: NDArray[np.bool_], groups: Sequence[str]) -> dict[
 def worst_group_accuracy(correct: NDArray[np.bool_], groups: Sequence[str]) -> float:
     """The lowest accuracy over the groups (Sagawa et al. 2020)."""
     return min(group_accuracies(correct, groups).values())
+
+
+def mean_group_accuracy(correct: NDArray[np.bool_], groups: Sequence[str]) -> float:
+    """The mean of the groups' accuracies: each group counts alike, however large it is."""
+    return float(np.mean(list(group_accuracies(correct, groups).values())))
 
 
 def _enlarged(attention: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.float32]:

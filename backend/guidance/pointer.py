@@ -104,5 +104,6 @@ def trust(features: Sequence[Tensor], clicks: Sequence[Sequence[Click]]) -> floa
 
 
 def _described(features: Tensor) -> Tensor:
-    around = F.avg_pool2d(features.float(), _AROUND, 1, _AROUND // 2, count_include_pad=False)
-    return torch.cat([features.float(), around])
+    # Less the image's mean, so that what lies beyond the border counts as neither more nor less.
+    centred = features.float() - features.float().mean((1, 2), keepdim=True)
+    return torch.cat([features.float(), F.avg_pool2d(centred, _AROUND, 1, _AROUND // 2)])

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image
 from scipy import ndimage
-from skimage.segmentation import felzenszwalb
 from torch import Tensor
 
 from backend.domain import Click, ClickRole, Origin
@@ -22,10 +20,6 @@ RADIUS = 0.17
 
 CONFIRMATION_WEIGHT = 0.5
 """What an accepted prediction weighs beside a click that somebody placed: the classifier must not feed on itself."""
-
-# The paper's release segments the 224-pixel heat map so (He et al. 2023).
-_SEGMENTED_SIDE = 224
-_SCALE, _SIGMA, _MIN_SIZE = 200, 0.95, 35
 
 
 def look_target(clicks: Sequence[Click], shape: tuple[int, int], radius: float = RADIUS) -> Tensor:
@@ -47,7 +41,7 @@ def look_target(clicks: Sequence[Click], shape: tuple[int, int], radius: float =
 
 
 def ignore_target(clicks: Sequence[Click], attention: NDArray[np.float32]) -> Tensor:
-    """Where the attention shall not be: the segments of the map under the "Ignore" clicks.
+    """Where the attention shall not be: the hills of the map under the "Ignore" clicks.
 
     Args:
         clicks: of one image; others than "Ignore" are passed over.
@@ -89,7 +83,11 @@ def affected_disc(shape: tuple[int, int], x: float, y: float) -> NDArray[np.bool
 
 
 def affected_segment(attention: NDArray[np.float32], x: float, y: float) -> NDArray[np.bool_]:
-    """The cells that an "Ignore" click affects: the segment of the attention map under it, as in the paper.
+    """The cells that an "Ignore" click affects: the hill of the attention map under it.
+
+    That is, the connected cells with at least half the attention of the clicked one. The paper's release takes a
+    Felzenszwalb segment of the enlarged map; on the slopes of a map of few cells that is anything from a thin band to
+    nearly the whole map.
 
     Args:
         attention: (h, w) in [0, 1].
@@ -97,18 +95,14 @@ def affected_segment(attention: NDArray[np.float32], x: float, y: float) -> NDAr
         y: of the click, in [0, 1].
 
     Returns:
-        (h, w); at least the clicked cell.
+        (h, w); at least the clicked cell, and only that where there is no attention to take away.
     """
     height, width = attention.shape
-    square = (_SEGMENTED_SIDE, _SEGMENTED_SIDE)
-    large = np.asarray(Image.fromarray(attention.astype(np.float32)).resize(square, Image.Resampling.BILINEAR))
-    segments = felzenszwalb(large, scale=_SCALE, sigma=_SIGMA, min_size=_MIN_SIZE)
-    last = _SEGMENTED_SIDE - 1
-    under = segments == segments[min(int(y * _SEGMENTED_SIDE), last), min(int(x * _SEGMENTED_SIDE), last)]
-    rows = np.arange(_SEGMENTED_SIDE) * height // _SEGMENTED_SIDE
-    columns = np.arange(_SEGMENTED_SIDE) * width // _SEGMENTED_SIDE
-    labels = rows[:, None] * width + columns[None, :]
-    share = ndimage.mean(under.astype(np.float32), labels, np.arange(height * width)).reshape(height, width)
-    cells: NDArray[np.bool_] = share >= 0.5
-    cells[min(int(y * height), height - 1), min(int(x * width), width - 1)] = True
+    clicked = min(int(y * height), height - 1), min(int(x * width), width - 1)
+    if attention[clicked] <= 0:
+        alone = np.zeros(attention.shape, np.bool_)
+        alone[clicked] = True
+        return alone
+    hills, _ = ndimage.label(attention >= attention[clicked] / 2)
+    cells: NDArray[np.bool_] = hills == hills[clicked]
     return cells

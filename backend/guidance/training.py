@@ -268,6 +268,9 @@ def _loss(classifier: Classifier, prepared: Prepared, settings: FitSettings, gen
     output = classifier.from_trunk(torch.cat([features, swapped]))
     labels = prepared.labels[images]
     guided = slice(len(labelled), len(images))
+    # An image with an "Ignore" alone does not say what its object is: it has nothing to put elsewhere.
+    shown = (known[guided].amax((1, 2)) > 0).float()
+    kept_class = (F.cross_entropy(output.logits[len(images) :], labels[guided], reduction="none") * shown).mean()
     return (
         F.cross_entropy(output.logits[: len(images)], labels)
         + guidance_loss(
@@ -278,7 +281,7 @@ def _loss(classifier: Classifier, prepared: Prepared, settings: FitSettings, gen
             settings.look_weight,
             settings.ignore_weight,
         )
-        + settings.swap_weight * F.cross_entropy(output.logits[len(images) :], labels[guided])
+        + settings.swap_weight * kept_class
     )
 
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import functools
 import hashlib
+import http.client
+import io
 import ipaddress
 import itertools
 import os
@@ -20,7 +23,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 import requests
@@ -39,6 +42,10 @@ _FETCHES_PER_SWEEP = 100
 _REDIRECT_CODES = {301, 302, 303, 307, 308}
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _CLOUD_SCHEMES = {"s3", "gs", "azure-blob", "azure"}
+_IPV6_UNICAST = ipaddress.ip_network("2000::/3")
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# Azure gives its machines their keys and settings here: in public space, and reachable from within alone.
+_AZURE_WIRE = ipaddress.ip_address("168.63.129.16")
 
 
 class ImageError(LookhereError):
@@ -141,7 +148,7 @@ class ImageStore:
                         _need_time(deadline)
                         yield chunk
                     return
-        except (TimeoutError, requests.Timeout) as error:
+        except (TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError) as error:
             raise ImageError(
                 f"Expected the image at {_short(url)} within {self._settings.image_timeout_s} s, got a part of it or "
                 "nothing. LOOKHERE_IMAGE_TIMEOUT_S sets the limit."
@@ -155,10 +162,12 @@ class ImageStore:
         with requests.Session() as session:
             # Neither a proxy's nor a .netrc's credentials belong into a request to a stranger's address.
             session.trust_env = False
+            adapter = _Timed(deadline)
             if self._is_label_studio(parts):
                 request.headers.update(self._authorization())
             elif parts.hostname not in self._settings.image_hosts:
-                session.mount(f"{parts.scheme}://", _Pinned(_public_address(parts)))
+                adapter = _Pinned(_public_address(parts), deadline)
+            session.mount(f"{parts.scheme}://", adapter)
             return session.send(request, stream=True, allow_redirects=False, timeout=_need_time(deadline))
 
     def _is_label_studio(self, parts: SplitResult) -> bool:
@@ -229,16 +238,63 @@ class ImageStore:
             excess -= size
 
 
-class _Pinned(HTTPAdapter):
+class _Timed(HTTPAdapter):
+    """Ends an answer at the deadline, its head too; the time limit of a socket begins anew with each byte.
+
+    Args:
+        deadline: in seconds of the monotonic clock.
+    """
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
+        super().__init__()
+
+    def get_connection_with_tls_context(
+        self, request: requests.PreparedRequest, *rest: Any, **more: Any
+    ) -> urllib3.HTTPConnectionPool:
+        return self._timed(
+            cast(urllib3.HTTPConnectionPool, super().get_connection_with_tls_context(request, *rest, **more))
+        )
+
+    def _timed(self, pool: urllib3.HTTPConnectionPool) -> urllib3.HTTPConnectionPool:
+        answer = staticmethod(functools.partial(_TimedResponse, deadline=self._deadline))
+        pool.ConnectionCls = type("_TimedConnection", (pool.ConnectionCls,), {"response_class": answer})
+        return pool
+
+
+class _TimedResponse(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, *rest: Any, deadline: float, **more: Any) -> None:
+        super().__init__(sock, *rest, **more)
+        self.fp = io.BufferedReader(_TimedReader(self.fp.detach(), sock, deadline))
+
+
+class _TimedReader(io.RawIOBase):
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, deadline: float) -> None:
+        self._raw, self._sock, self._deadline = raw, sock, deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._sock.settimeout(_need_time(self._deadline))
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Pinned(_Timed):
     """Connects to the address that was checked, whatever the host's name may mean by then.
 
     Args:
         address: IP address to connect to.
+        deadline: in seconds of the monotonic clock.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, deadline: float) -> None:
         self._address = address
-        super().__init__()
+        super().__init__(deadline)
 
     def add_headers(self, request: requests.PreparedRequest, **_: Any) -> None:
         request.headers["Host"] = _split(request.url or "").netloc.rpartition("@")[2]
@@ -252,7 +308,7 @@ class _Pinned(HTTPAdapter):
         pool: urllib3.HTTPConnectionPool = self.poolmanager.connection_from_host(
             self._address, parts.port, parts.scheme, named if parts.scheme == "https" else None
         )
-        return pool
+        return self._timed(pool)
 
 
 def upright_size(path: Path) -> tuple[int, int]:
@@ -277,12 +333,23 @@ def _public_address(parts: SplitResult) -> str:
     except (OSError, UnicodeError) as error:
         raise ImageError(f"Expected the host of an image, got {host!r}, which has no address.") from error
     for address in found:
-        if not ipaddress.ip_address(address.partition("%")[0]).is_global:
+        if not _is_public(address):
             raise ImageError(
                 f"Expected an image on a public host, got {host!r}, whose address {address} is private. Hosts that "
                 "are meant are named in LOOKHERE_IMAGE_HOSTS."
             )
     return found[0]
+
+
+def _is_public(address: str) -> bool:
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if ip in _NAT64:
+        # Networks without IPv4 reach its hosts so, the private ones too.
+        ip = ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
+    if isinstance(ip, ipaddress.IPv6Address):
+        # 6to4 carries an IPv4 address, which may be any.
+        return ip in _IPV6_UNICAST and ip.is_global and ip.sixtofour is None
+    return ip.is_global and not ip.is_multicast and ip != _AZURE_WIRE
 
 
 def _need_time(deadline: float) -> float:

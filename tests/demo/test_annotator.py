@@ -9,10 +9,17 @@ import pytest
 from numpy.typing import NDArray
 
 from backend.demo.annotator import SimulatedAnnotator, result_json
-from backend.demo.digits import DigitImage, generate
+from backend.demo.digits import CLASSES, DigitImage, generate
 from backend.domain import Click, ClickRole, Origin
+from backend.labelstudio.annotations import annotation_from_json
+from backend.labelstudio.labelconfig import read_roles
 
 SIZE = 100
+LABEL_CONFIG = f"""<View>
+  <Image name="image" value="$image"/>
+  <KeyPointLabels name="click" toName="image"><Label value="Look here"/><Label value="Ignore"/></KeyPointLabels>
+  <Choices name="class" toName="image">{"".join(f'<Choice value="{name}"/>' for name in CLASSES)}</Choices>
+</View>"""
 
 
 @pytest.fixture
@@ -134,6 +141,26 @@ def test_what_is_wrong_is_submitted_as_the_screen_does(image: DigitImage) -> Non
         },
         "origin": "manual",
     }
+
+
+def test_what_is_submitted_means_the_clicks_that_were_made(image: DigitImage) -> None:
+    rows, columns = np.nonzero(image.sticker_mask)
+    on_sticker = (columns.mean() / 128, rows.mean() / 128)
+    prediction = _prediction(on_sticker, "9")
+    submitted = {
+        "id": 1,
+        "task": 5,
+        "updated_at": "2026-11-23T12:00:00Z",
+        "prediction": prediction,
+        "result": result_json(SimulatedAnnotator(1), {"id": 5}, prediction, image),
+    }
+    annotation = annotation_from_json(submitted, read_roles(LABEL_CONFIG))
+    meant = SimulatedAnnotator(1).clicks(image.mask, image.sticker_mask, on_sticker)
+    for click, expected in zip(annotation.clicks, meant, strict=True):
+        assert (click.role, click.origin) == (expected.role, expected.origin)
+        assert (click.x, click.y) == pytest.approx((expected.x, expected.y))
+    assert (annotation.label, annotation.label_origin) == (image.label, Origin.CORRECTED)
+    assert annotation.rejected == ()
 
 
 def _prediction(place: tuple[float, float], label: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from backend.demo.label_studio import LabelStudioServer
 from backend.demo.run import Demonstration, demonstration
@@ -91,6 +91,7 @@ def backend(running: Demonstration) -> Backend:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     chromium = os.environ.get("LOOKHERE_CHROMIUM", "/usr/bin/chromium")
+    expect.set_options(timeout=1000 * _PATIENCE_S)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=[*_BROWSER_SWITCHES])
         yield browser

@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 import pytest
 from filelock import FileLock
-from tests.integration.harness import Api, DummyBackend
 from pydantic import SecretStr
 
 from backend.demo.label_studio import LabelStudioServer, migrate
+from tests.integration.harness import Api, DummyBackend
 
 
 @pytest.fixture

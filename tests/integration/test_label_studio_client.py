@@ -8,11 +8,11 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.integration.harness import LABEL_CONFIG, Api, DummyBackend
 from pydantic import SecretStr
 
 from backend.demo.label_studio import LabelStudioServer
 from backend.labelstudio.client import LOWEST_SCORE_FIRST, VIEW_TITLE, LabelStudioClient, LabelStudioError
+from tests.integration.harness import LABEL_CONFIG, Api, DummyBackend
 
 pytestmark = pytest.mark.integration
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.integration.harness import LABEL_CONFIG, Api, DummyBackend
 
 from backend.demo.label_studio import LabelStudioServer
 from backend.labelstudio.client import UNCERTAINTY_SAMPLING, LabelStudioClient, LabelStudioError
 from backend.labelstudio.hookup import Finding, connect, diagnose
 from backend.labelstudio.labelconfig import LabelConfigError, read_roles
 from backend.settings import Settings
+from tests.integration.harness import LABEL_CONFIG, Api, DummyBackend
 
 pytestmark = pytest.mark.integration
 

@@ -226,6 +226,43 @@ def test_private_addresses_are_refused(store: Any, stranger: Site, host: str) ->
     assert stranger.came == []
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "224.0.0.1",
+        "168.63.129.16",
+        "64:ff9b::7f00:1",
+        "64:ff9b::a9fe:a9fe",
+        "2002:7f00:1::",
+        "::7f00:1",
+        "fec0::1",
+        "ff02::1",
+    ],
+)
+def test_addresses_that_only_look_public_are_refused(store: Any, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Multicast, a cloud's own, and IPv6 that carries a private IPv4 address."""
+    found = [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", (address, 80))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    with pytest.raises(ImageError, match="private"):
+        store().fetch("http://pictures.example/b.png")
+
+
+@pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1::1", "64:ff9b::5db8:d822"])
+def test_public_addresses_are_asked(store: Any, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", (address, 80))]
+    asked = []
+
+    def connect(where: Any, *_: Any, **__: Any) -> socket.socket:
+        asked.append(where[0])
+        raise OSError
+
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    monkeypatch.setattr("urllib3.util.connection.create_connection", connect)
+    with pytest.raises(ImageError, match="no answer"):
+        store().fetch("http://pictures.example/b.png")
+    assert asked == [address]
+
+
 def test_a_redirect_to_a_private_address_is_refused(store: Any, label_studio: Site, stranger: Site) -> None:
     label_studio.redirect("/here", f"{stranger.url}/b.png")
     with pytest.raises(ImageError, match="LOOKHERE_IMAGE_HOSTS"):
@@ -352,6 +389,29 @@ def test_a_trickle_ends_at_the_time_limit(store: Any, label_studio: Site) -> Non
         stop.set()
 
 
+def test_a_head_that_trickles_ends_at_the_time_limit(store: Any, label_studio: Site) -> None:
+    """The limit is one of the whole answer: nobody stays to hear the end of its head."""
+    heard: list[bool] = []
+    ended = threading.Event()
+
+    def send(handler: BaseHTTPRequestHandler) -> None:
+        try:
+            handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            for _ in range(40):
+                time.sleep(0.05)
+                handler.wfile.write(b"x")
+            heard.append(True)
+        except OSError:
+            heard.append(False)
+        ended.set()
+
+    label_studio.answers["/slow-head.png"] = send
+    with pytest.raises(ImageError, match="LOOKHERE_IMAGE_TIMEOUT_S"):
+        store(image_timeout_s=0.3).fetch("/slow-head.png")
+    ended.wait()
+    assert heard == [False]
+
+
 @pytest.mark.parametrize("begun", [False, True])
 def test_silence_ends_at_the_time_limit(store: Any, label_studio: Site, begun: bool) -> None:
     stop = threading.Event()
@@ -366,7 +426,7 @@ def test_silence_ends_at_the_time_limit(store: Any, label_studio: Site, begun: b
 
     label_studio.answers["/silent.png"] = send
     try:
-        with pytest.raises(ImageError):
+        with pytest.raises(ImageError, match="LOOKHERE_IMAGE_TIMEOUT_S"):
             store(image_timeout_s=0.2).fetch("/silent.png")
     finally:
         stop.set()
