@@ -177,6 +177,27 @@ def demo(simulate: bool, folder: Path) -> None:
     run(folder, simulate=simulate)
 
 
+@main.group()
+def bench() -> None:
+    """Measure the science on data whose masks are known."""
+
+
+@bench.command("guidance")
+@click.option("--data", default="digits", show_default=True, help="`digits`, or a folder in the pack format.")
+@click.option(
+    "--weights", type=click.Path(path_type=Path), help="Weights of a ResNet-18. Default: the built-in network."
+)
+@click.option("--methods", default="erm,control,energy,default", show_default=True, help="Names, by comma.")
+@click.option("--clicked", default="16,64", show_default=True, help="Numbers of clicked images, by comma.")
+@click.option("--seeds", default=5, show_default=True, help="Repetitions.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/out"), show_default=True)
+def bench_guidance(data: str, weights: Path | None, methods: str, clicked: str, seeds: int, out: Path) -> None:
+    """Methods of guidance, numbers of clicked images and seeds; a table and its JSON."""
+    from backend.bench.guidance import bench
+
+    bench(data, weights, methods.split(","), [int(count) for count in clicked.split(",")], seeds, out)
+
+
 def _client(context: Context) -> Any:
     if context.client is None:
         raise LookhereError(

@@ -31,7 +31,7 @@ def test_a_silent_network_ends_in_the_built_in_one(
         with caplog.at_level(logging.WARNING):
             classifier = create("resnet18", CLASSES)
     assert classifier.spec.backbone == SMALL
-    assert classifier.spec.image_size == 96
+    assert classifier.spec.image_size == create(SMALL, CLASSES).spec.image_size
     assert "LOOKHERE_WEIGHTS" in caplog.text
     assert socket.getdefaulttimeout() is None
 

@@ -1,0 +1,1 @@
+"""Benchmarks of the science, on data whose masks are known."""
