@@ -55,6 +55,14 @@ class Intake:
             raise LookhereError(f"Expected a webhook event with the text field 'action', got {action!r}.")
         number = _project_number(payload)
         event = self._store.events.append(action, number, _without_secrets(payload))
+        self._take_in(event, action, number, payload)
+
+    def replay(self) -> None:
+        """Take in the events that were written down, but not taken in before the process ended."""
+        for event in self._store.events.pending():
+            self._take_in(event.id, event.action, event.project_number, event.payload)
+
+    def _take_in(self, event: int, action: str, number: int | None, payload: Mapping[str, Any]) -> None:
         if number is None:
             self._store.events.mark(event, "ignored: names no project")
             return

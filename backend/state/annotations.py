@@ -15,12 +15,15 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Table, func, insert, select, update
 
-from backend.domain import Annotation, Click, ClickRole, Guidance, Origin, Task
+from backend.domain import Annotation, Click, ClickRole, Guidance, LookhereError, Origin, Task
 from backend.state import database as tables
 from backend.state.database import Database
 
 SAME_PLACE = 0.08
 """Clicks of several annotators closer than this, as a share of the image's side, mean the same place."""
+
+# Databases limit the parameters of one statement.
+_IDS_PER_STATEMENT = 500
 
 
 @dataclass(frozen=True)
@@ -199,8 +202,8 @@ class Annotations:
 def merge(task: Task, annotations: Iterable[Annotation]) -> Guidance:
     """What the annotations of one task teach together.
 
-    Skipped annotations teach nothing; of several by one annotator the latest counts; where any is ground truth, only
-    those count. The class is the majority's, or unknown in a tie; without any, it is the one that the task's data
+    Skipped annotations teach nothing; where any is ground truth, only those count; of several by one annotator, the
+    latest. The class is the majority's, or unknown in a tie; without any, it is the one that the task's data
     state. Clicks of one role within ``SAME_PLACE`` of each other become their mean. Its agreement is the share of
     annotators behind it, less the share who clicked the opposite there.
 
@@ -208,13 +211,12 @@ def merge(task: Task, annotations: Iterable[Annotation]) -> Guidance:
         task: the task.
         annotations: of this task, in any order.
     """
+    given = [one for one in annotations if not one.skipped]
+    given = [one for one in given if one.ground_truth] or given
     latest: dict[object, Annotation] = {}
-    for annotation in sorted(annotations, key=lambda one: (one.updated_at, one.id)):
-        if not annotation.skipped:
-            latest[("nobody", annotation.id) if annotation.annotator is None else annotation.annotator] = annotation
+    for annotation in sorted(given, key=lambda one: (one.updated_at, one.id)):
+        latest[("nobody", annotation.id) if annotation.annotator is None else annotation.annotator] = annotation
     counting = list(latest.values())
-    if any(one.ground_truth for one in counting):
-        counting = [one for one in counting if one.ground_truth]
     return Guidance(task, _label(task, counting), _merged_clicks(counting), annotated=bool(counting))
 
 
@@ -276,23 +278,32 @@ class _Writer:
         self._connection = connection
         self._project = project
         self._truth_as_of = truth_as_of
+        self._revision: int | None = None
 
-    def known(self, table: Table) -> dict[int, Row[Any]]:
-        """The rows of the project, removed ones too, by id."""
-        rows = self._connection.execute(select(table).where(table.c.project == self._project))
-        return {row.id: row for row in rows}
+    def known(self, table: Table, ids: Iterable[int] | None = None) -> dict[int, Row[Any]]:
+        """The rows of the project, removed ones too, by id; all of them, or those of some ids."""
+        query = select(table).where(table.c.project == self._project)
+        if ids is None:
+            return {row.id: row for row in self._connection.execute(query)}
+        wanted = sorted(set(ids))
+        chunks = (wanted[start : start + _IDS_PER_STATEMENT] for start in range(0, len(wanted), _IDS_PER_STATEMENT))
+        return {row.id: row for chunk in chunks for row in self._connection.execute(query.where(table.c.id.in_(chunk)))}
 
     def put_tasks(self, items: Sequence[Task]) -> None:
-        known = self.known(tables.tasks)
-        for item in items:
+        known = self.known(tables.tasks, (item.id for item in items))
+        for item in {item.id: item for item in items}.values():
             row = known.get(item.id)
-            if row is None or (self._may_revive(row) if row.removed else _task(row) != item):
+            # A task has no time of its own: the last hint stays, unless it came before the truth was read.
+            may_write = row is None or self._is_outdated(row) or (self._truth_as_of is None and not row.removed)
+            if may_write and (row is None or row.removed or _task(row) != item):
                 self._write(tables.tasks, item.id, row, {"image": item.image, "known_label": item.known_label})
 
     def put(self, items: Sequence[Annotation]) -> None:
-        gone = {row.id for row in self.known(tables.tasks).values() if row.removed}
-        known = self.known(tables.annotation_rows)
-        for item in items:
+        of_tasks = self.known(tables.tasks, (item.task for item in items)).values()
+        gone = {row.id for row in of_tasks if row.removed}
+        known = self.known(tables.annotation_rows, (item.id for item in items))
+        # An id that stands there twice: its latest state.
+        for item in {item.id: item for item in sorted(items, key=_order)}.values():
             row = known.get(item.id)
             if item.task in gone or (row is not None and not self._is_news(row, item)):
                 continue
@@ -305,18 +316,20 @@ class _Writer:
             self._write(tables.annotation_rows, item.id, row, values)
 
     def remove(self, table: Table, ids: Iterable[int]) -> None:
-        known = self.known(table)
+        ids = sorted(set(ids))
+        known = self.known(table, ids)
         for gone in ids:
             row = known.get(gone)
             if row is None or not row.removed:
                 self._write(table, gone, row, {"removed": True})
 
     def _is_news(self, row: Row[Any], item: Annotation) -> bool:
-        if row.removed:
-            return self._may_revive(row)
-        return bool(row.updated_at <= item.updated_at) and _annotation(row) != item
+        if self._is_outdated(row):
+            # The truth wins whatever time the known state claims: it may have been forged.
+            return bool(row.removed) or _annotation(row) != item
+        return not row.removed and _order(_annotation(row)) < _order(item)
 
-    def _may_revive(self, row: Row[Any]) -> bool:
+    def _is_outdated(self, row: Row[Any]) -> bool:
         return self._truth_as_of is not None and row.revision <= self._truth_as_of
 
     def _write(self, table: Table, number: int, row: Row[Any] | None, values: Mapping[str, Any]) -> None:
@@ -328,10 +341,15 @@ class _Writer:
             self._connection.execute(update(table).where(this).values(**values))
 
     def _next_revision(self) -> int:
-        table = tables.projects
-        this = table.c.key == self._project
-        self._connection.execute(update(table).where(this).values(revision=table.c.revision + 1))
-        return int(self._connection.execute(select(table.c.revision).where(this)).scalar_one())
+        # One for the whole transaction: nobody sees it half done.
+        if self._revision is None:
+            table = tables.projects
+            this = table.c.key == self._project
+            self._connection.execute(update(table).where(this).values(revision=table.c.revision + 1))
+            self._revision = self._connection.scalar(select(table.c.revision).where(this))
+            if self._revision is None:
+                raise LookhereError(f"Expected the key of a known project, got {self._project}.")
+        return self._revision
 
 
 def _new_row(connection: Connection, table: Table, values: Mapping[str, Any]) -> int:
@@ -345,6 +363,11 @@ def _event(row: Row[Any]) -> Event:
 
 def _task(row: Row[Any]) -> Task:
     return Task(row.id, row.image, row.known_label)
+
+
+def _order(item: Annotation) -> tuple[datetime, bool, str]:
+    # Of two states of one moment, the same one stays whichever came first.
+    return (item.updated_at, item.skipped, json.dumps(_content(item), sort_keys=True))
 
 
 def _content(item: Annotation) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class Jobs:
     """The queue. Any number of workers in any number of processes may share it.
 
     A job is leased, not given: a worker renews its lease while it works, and when a lease runs out, by the clock of
-    whoever looks, another worker takes the job up. A clock that jumps costs at most an attempt.
+    whoever looks, another worker takes the job up. A clock that jumps, forwards or backwards, costs at most an attempt.
 
     Args:
         database: where.
@@ -166,7 +166,8 @@ def _held(job: int, worker: str) -> Any:
 
 def _take_back_lost(connection: Connection) -> None:
     for row in connection.execute(select(table).where(table.c.state == JobState.RUNNING)).all():
-        if row.beat_at + timedelta(seconds=row.lease_s) < _now():
+        # A renewal from the future: the clock was set back, and would otherwise keep a dead worker's job for as long.
+        if abs(_now() - row.beat_at) > timedelta(seconds=row.lease_s):
             _give_back(connection, row, crashed=True)
 
 

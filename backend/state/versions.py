@@ -47,7 +47,7 @@ class Versions:
     def __init__(self, database: Database, folder: Path) -> None:
         self._database = database
         self._folder = folder
-        self._verified: dict[Path, builtins.list[tuple[str, int, int]]] = {}
+        self._verified: dict[Path, tuple[builtins.list[tuple[str, int, int]], bool]] = {}
 
     def publish(self, project: int, write: Callable[[Path], object], card: Mapping[str, Any]) -> ModelVersion:
         """Publish a version; it is not active yet.
@@ -71,14 +71,15 @@ class Versions:
             card = {**card, "files": {path.name: _hash(path) for path in sorted(unfinished.iterdir())}}
             created_at = datetime.now(UTC)
             digest = hashlib.sha256(json.dumps([card, created_at.isoformat()]).encode()).hexdigest()[:8]
+            (unfinished / CARD_FILE).write_text(json.dumps(card, indent=1))
+            for path in unfinished.iterdir():
+                _sync(path)
+            _sync(unfinished)
+            # All that takes long is done: webhooks wait while this transaction is open.
             with self._database.begin() as connection:
                 query = select(func.max(versions.c.number)).where(versions.c.project == project)
                 number = (connection.scalar(query) or 0) + 1
                 name = f"v{number}-{digest}"
-                (unfinished / CARD_FILE).write_text(json.dumps(card, indent=1))
-                for path in unfinished.iterdir():
-                    _sync(path)
-                _sync(unfinished)
                 unfinished.rename(home / name)
                 _sync(home)
                 values = {"project": project, "number": number, "name": name, "created_at": created_at}
@@ -172,13 +173,13 @@ class Versions:
         try:
             stats = [(path.name, path.stat()) for path in sorted(version.folder.iterdir())]
             stamp = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-            if self._verified.get(version.folder) == stamp:
-                return True
+            known_stamp, was_intact = self._verified.get(version.folder, ([], False))
+            if known_stamp == stamp:
+                return was_intact
             intact = all(_hash(version.folder / name) == known for name, known in version.card["files"].items())
         except OSError:
             return False
-        if intact:
-            self._verified[version.folder] = stamp
+        self._verified[version.folder] = (stamp, intact)
         return intact
 
     def _withdraw_above(self, project: int, name: str) -> None:

@@ -31,12 +31,14 @@ class Backend:
         self._context = Context.open(settings)
         self._serving = Serving(settings.device)
         self._engine = LocalEngine(settings, self._context.store)
+        self._intake = Intake(settings, self._context.store, self._engine.wake)
         self.use_cases = self._use_cases(settings)
         self.app = create_app(self.use_cases)
 
     def start(self) -> None:
         """Load the classifiers, take up the jobs, and read from Label Studio what was missed meanwhile."""
         self._serving.warm_up()
+        self._intake.replay()
         if self._context.client is not None:
             for project in self._context.store.projects.all():
                 self._context.store.jobs.request(project.key, JobKind.SYNC)
@@ -48,8 +50,7 @@ class Backend:
         self._serving.close()
 
     def _use_cases(self, settings: Settings) -> UseCases:
-        context, store = self._context, self._context.store
-        intake = Intake(settings, store, self._engine.wake)
+        context, store, intake = self._context, self._context.store, self._intake
 
         def active_name(key: int) -> str | None:
             version = store.versions.active(key)

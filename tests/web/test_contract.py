@@ -8,8 +8,10 @@ from urllib.parse import quote
 import pytest
 
 from backend.domain import ClickRole, JobKind, JobState, Origin, Project
+from backend.intake import Intake
 from backend.labelstudio.contract import UNTRAINED
 from backend.labelstudio.links import sign
+from backend.settings import Settings
 from tests.labelstudio.recorded import Request, all_requests, label_config, requests, scenarios
 from tests.web.conftest import SECRET, Running
 
@@ -251,3 +253,21 @@ def test_every_recorded_event_is_in_the_log(running: Running) -> None:
         send(running, event)
     assert sum(running.store.events.counts().values()) == len(events)
     assert running.store.events.pending() == []
+
+
+def test_an_event_that_a_crash_cut_short_is_taken_in_at_the_next_start(
+    running: Running, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (event,) = [one for one in requests("20_annotation_created") if one.action]
+    with monkeypatch.context() as crash:
+        crash.setattr(running.store.annotations, "put", raises_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            running.client.post("/webhook", json=event.body)
+    assert running.store.annotations.annotations(project(running).key) == []
+    Intake(settings, running.store).replay()
+    assert len(running.store.annotations.annotations(project(running).key)) == 1
+    assert running.store.events.pending() == []
+
+
+def raises_interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
