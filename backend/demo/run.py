@@ -115,9 +115,9 @@ def demonstration(folder: Path, *, fresh: bool) -> Iterator[Demonstration]:
             backbone="small",
             seed=SEED,
         )
-        with _backend(settings, folder / "backend.log"):
+        with served(settings, folder / "backend.log"):
             with stage("Connecting the project, training a first, biased classifier and scoring the pool"):
-                _lookhere(settings, "connect", "--project", str(project))
+                lookhere(settings, "connect", "--project", str(project))
             yield Demonstration(settings, project, server, token, images)
     finally:
         server.stop()
@@ -187,7 +187,16 @@ def _label_config() -> str:
 
 
 @contextmanager
-def _backend(settings: Settings, log: Path) -> Iterator[None]:
+def served(settings: Settings, log: Path) -> Iterator[None]:
+    """Run `lookhere serve` with these settings.
+
+    Args:
+        settings: of the backend.
+        log: the file for what it prints.
+
+    Raises:
+        LookhereError: if it does not come up.
+    """
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "backend.cli", "serve"],
@@ -223,7 +232,15 @@ def _wait_until_healthy(settings: Settings, process: subprocess.Popen[bytes], lo
     raise LookhereError(f"The backend did not come up; the end of {log}:\n{log.read_text(errors='replace')[-2000:]}")
 
 
-def _lookhere(settings: Settings, *command: str) -> None:
+def lookhere(settings: Settings, *command: str) -> str:
+    """Run a command of ours with these settings.
+
+    Returns:
+        What it printed.
+
+    Raises:
+        LookhereError: if it failed; holds what it printed.
+    """
     done = subprocess.run(  # noqa: S603 - our own command line
         [sys.executable, "-m", "backend.cli", *command],
         env=environment(settings),
@@ -235,6 +252,7 @@ def _lookhere(settings: Settings, *command: str) -> None:
     )
     if done.returncode != 0:
         raise LookhereError(f"`lookhere {' '.join(command)}` failed:\n{done.stdout}")
+    return done.stdout
 
 
 def environment(settings: Settings) -> dict[str, str]:

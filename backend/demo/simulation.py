@@ -78,12 +78,14 @@ def simulate(running: Demonstration, report: Path) -> None:
     rounds = [Round(0, version.name, measured, measured)]
     for number in range(1, ROUNDS + 1):
         with stage(f"Round {number}: {running.settings.train_after} clicks"):
+            scores = _open_scores(client, running.project)
             for _ in range(running.settings.train_after):
-                _annotate_next(running, client, annotator)
+                _annotate_next(running, client, annotator, scores)
         with stage(f"Round {number}: training, scoring and the new order"):
             version = _await_new_version(context, client, running, version.name)
         with stage(f"Round {number}: the same without guidance, and measuring both"):
-            clicked, control = _without_clicks(context, running, control)
+            control = _without_clicks(context, running, control)
+            clicked = number * running.settings.train_after
             rounds.append(Round(clicked, version.name, measure(load(version.folder), test), measure(control, test)))
     _print_table(rounds)
     report.write_text(json.dumps([asdict(one) for one in rounds], indent=1))
@@ -105,16 +107,19 @@ def measure(classifier: Classifier, test: Sequence[DigitImage]) -> Measured:
     )
 
 
-def _annotate_next(running: Demonstration, client: LabelStudioClient, annotator: SimulatedAnnotator) -> None:
+def _annotate_next(
+    running: Demonstration, client: LabelStudioClient, annotator: SimulatedAnnotator, scores: dict[int, float]
+) -> None:
+    """Answer the task that Label Studio serves next, and take it out of the open ones' scores."""
     with httpx.Client(base_url=client.url, headers=client.authorization(), timeout=60.0) as label_studio:
         task = _answer(label_studio.get(f"/api/projects/{running.project}/next"))
-        prediction = next(iter(task["predictions"]), None)
-        lowest = _lowest_open_score(client, running.project)
-        if prediction is None or prediction["score"] != lowest:
+        lowest = min(scores, key=scores.__getitem__)
+        if task["id"] != lowest:
             raise LookhereError(
-                f"Expected Label Studio to serve the open task with our lowest score, {lowest}, but task {task['id']} "
-                f"came with {prediction and prediction['score']}."
+                f"Expected Label Studio to serve the open task with our lowest score, {lowest}, got {task['id']}."
             )
+        del scores[lowest]
+        (prediction,) = task["predictions"]
         image = running.images[Path(task["data"]["image"]).name]
         answer = {
             "result": result_json(annotator, task, prediction, image),
@@ -124,9 +129,14 @@ def _annotate_next(running: Demonstration, client: LabelStudioClient, annotator:
         _answer(label_studio.post(f"/api/tasks/{task['id']}/annotations/", json=answer))
 
 
-def _lowest_open_score(client: LabelStudioClient, project: int) -> float:
-    open_tasks = [task for task in client.tasks(project) if not task["is_labeled"]]
-    return min(float(prediction["score"]) for task in open_tasks for prediction in task["predictions"])
+def _open_scores(client: LabelStudioClient, project: int) -> dict[int, float]:
+    """Task id to the score of its prediction, of the tasks that nobody labelled."""
+    return {
+        task["id"]: float(prediction["score"])
+        for task in client.tasks(project)
+        if not task["is_labeled"]
+        for prediction in task["predictions"]
+    }
 
 
 def _answer(response: httpx.Response) -> dict[str, Any]:
@@ -164,14 +174,13 @@ def _await_new_version(context: Context, client: LabelStudioClient, running: Dem
     raise LookhereError(f"Expected a new version within {_PATIENCE_S:.0f} s of the round's last click, found none.")
 
 
-def _without_clicks(context: Context, running: Demonstration, parent: Classifier) -> tuple[int, Classifier]:
+def _without_clicks(context: Context, running: Demonstration, parent: Classifier) -> Classifier:
     """The control: the same images, classes and fine-tuning, without the clicks."""
     project = _project(context, running)
     classes = read_roles(project.label_config).classes
     split = examples(context, project, context.store.annotations.guidance(project.key), classes)
-    clicked = sum(bool(example.clicks) for example in split.training)
     blind = [replace(example, clicks=()) for example in split.training]
-    return clicked, fit(parent, blind, FitSettings(seed=running.settings.seed))
+    return fit(parent, blind, FitSettings(seed=running.settings.seed))
 
 
 def _print_table(rounds: Sequence[Round]) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -57,23 +59,7 @@ def learn(features: Sequence[Tensor], clicks: Sequence[Sequence[Click]]) -> Poin
         features: of the trunk, (C, H, W) for each image.
         clicks: on each image; at least one "Look here" on one of them.
     """
-    described = [_described(one).flatten(1) for one in features]
-    targets = [
-        look_target(on, (one.shape[1], one.shape[2])).flatten() for on, one in zip(clicks, features, strict=True)
-    ]
-    cells = sum(one.shape[1] for one in described)
-    mean = torch.stack([one.sum(1) for one in described]).sum(0) / cells
-    wanted = torch.stack([one.sum() for one in targets]).sum() / cells
-    size = len(mean)
-    gram, right = torch.zeros(size, size), torch.zeros(size)
-    for one, target in zip(described, targets, strict=True):
-        centred = one - mean[:, None]
-        gram += centred @ centred.T
-        right += centred @ (target - wanted)
-    # Penalising each feature by its own variance is the ridge of standardised features.
-    variance = gram.diagonal() / cells + 1e-6
-    weights = torch.linalg.solve(gram + torch.diag(_RIDGE * cells * variance), right)
-    return Pointer(weights, wanted - weights @ mean)
+    return _solved(_moments(features, clicks))
 
 
 def trust(features: Sequence[Tensor], clicks: Sequence[Sequence[Click]]) -> float:
@@ -84,23 +70,68 @@ def trust(features: Sequence[Tensor], clicks: Sequence[Sequence[Click]]) -> floa
         clicks: on each image.
 
     Returns:
-        Share in [0, 1] of the "Look here" images with a click within a disc's radius of the pointed place, by
+        Share in [0, 1] of the images with a "Look here" within a disc's radius of the pointed place, by
         cross-validation; 0 with fewer images than folds.
     """
     if len(features) < _FOLDS:
         return 0.0
+    folds = [_moments(features[fold::_FOLDS], clicks[fold::_FOLDS]) for fold in range(_FOLDS)]
+    whole = reduce(add, folds)
     hits = 0
     for fold in range(_FOLDS):
-        learnt = [place for place in range(len(features)) if place % _FOLDS != fold]
-        pointer = learn([features[place] for place in learnt], [clicks[place] for place in learnt])
-        for place in range(fold, len(features), _FOLDS):
-            x, y = pointer.point(features[place])
+        pointer = _solved(whole - folds[fold])
+        for held_out, on in zip(features[fold::_FOLDS], clicks[fold::_FOLDS], strict=True):
+            x, y = pointer.point(held_out)
             hits += any(
-                (click.x - x) ** 2 + (click.y - y) ** 2 <= RADIUS**2
-                for click in clicks[place]
-                if click.role is ClickRole.LOOK
+                (click.x - x) ** 2 + (click.y - y) ** 2 <= RADIUS**2 for click in on if click.role is ClickRole.LOOK
             )
     return hits / len(features)
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Sums over cells, of D features and the target: all that a regression needs to know of images."""
+
+    cells: int
+    features: Tensor
+    target: Tensor
+    gram: Tensor
+    product: Tensor
+
+    def __add__(self, other: _Moments) -> _Moments:
+        return self._with(other, 1)
+
+    def __sub__(self, other: _Moments) -> _Moments:
+        return self._with(other, -1)
+
+    def _with(self, other: _Moments, sign: int) -> _Moments:
+        return _Moments(
+            self.cells + sign * other.cells,
+            self.features + sign * other.features,
+            self.target + sign * other.target,
+            self.gram + sign * other.gram,
+            self.product + sign * other.product,
+        )
+
+
+def _moments(features: Sequence[Tensor], clicks: Sequence[Sequence[Click]]) -> _Moments:
+    return reduce(add, map(_moments_of_one, features, clicks))
+
+
+def _moments_of_one(features: Tensor, clicks: Sequence[Click]) -> _Moments:
+    described = _described(features).flatten(1)
+    target = look_target(clicks, (features.shape[1], features.shape[2])).flatten()
+    return _Moments(len(target), described.sum(1), target.sum(), described @ described.T, described @ target)
+
+
+def _solved(moments: _Moments) -> Pointer:
+    mean, wanted = moments.features.double() / moments.cells, moments.target.double() / moments.cells
+    covariance = moments.gram.double() / moments.cells - torch.outer(mean, mean)
+    product = moments.product.double() / moments.cells - mean * wanted
+    # Penalising each feature by its own variance is the ridge of standardised features.
+    penalty = torch.diag(_RIDGE * covariance.diagonal() + 1e-6)
+    weights = torch.linalg.solve(covariance + penalty, product)
+    return Pointer(weights.float(), (wanted - weights @ mean).float())
 
 
 def _described(features: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,9 +23,6 @@ from backend.guidance.data import jittered, load_image, to_tensor
 from backend.guidance.losses import contrast_map, guidance_loss, swap
 from backend.guidance.pointer import learn, trust
 from backend.guidance.targets import ignore_target, look_target
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
@@ -228,11 +224,11 @@ def _targets(
     clicks: Sequence[Sequence[Sequence[Click]]],
     guided: Tensor,
 ) -> Prepared:
+    shape = _map_shape(classifier, inputs[0])
     looks, ignores, kept = [], [], []
     for features, label, on in zip(inputs, labels, clicks, strict=True):
-        shape, attention = _attention(classifier, features, label, on[0])
         looks.append(torch.stack([look_target(view, shape) for view in on]))
-        ignores.append(torch.stack([ignore_target(view, map_) for view, map_ in zip(on, attention, strict=True)]))
+        ignores.append(_ignored(classifier, features, label, on, shape))
         kept.append(torch.stack([look_target(view, (features.shape[2], features.shape[3])) for view in on]))
     mask = torch.stack(kept)
     # How much a click counts is the weight of the loss; the object is there or not.
@@ -294,20 +290,24 @@ def _views(prepared: Prepared, count: int, generator: torch.Generator) -> Tensor
 
 
 @torch.inference_mode()
-def _attention(
-    classifier: Classifier, features: Tensor, label: int, clicks: Sequence[Click]
-) -> tuple[tuple[int, int], list[NDArray[np.float32]]]:
-    """The grid, and the attention of the class on each view; computed only where somebody clicked "Ignore"."""
+def _map_shape(classifier: Classifier, features: Tensor) -> tuple[int, int]:
     device = next(classifier.parameters()).device
-    judged = any(click.role is ClickRole.IGNORE for click in clicks)
-    maps = classifier.from_trunk((features if judged else features[:1]).float().to(device)).maps
-    shape = (maps.shape[2], maps.shape[3])
-    if not judged:
-        return shape, [np.zeros(shape, np.float32)] * len(features)
-    labels = torch.full((len(maps),), label, device=device)
-    positive = F.relu(contrast_map(maps, labels))
-    positive = positive / positive.amax((1, 2), keepdim=True).clamp_min(1e-12)
-    return shape, list(positive.cpu().numpy())
+    height, width = classifier.from_trunk(features[:1].float().to(device)).maps.shape[2:]
+    return height, width
+
+
+@torch.inference_mode()
+def _ignored(
+    classifier: Classifier, features: Tensor, label: int, clicks: Sequence[Sequence[Click]], shape: tuple[int, int]
+) -> Tensor:
+    """(V, h, w) targets of "Ignore", on the attention that the classifier pays to the class before it learns."""
+    if all(click.role is ClickRole.LOOK for view in clicks for click in view):
+        return torch.zeros(len(clicks), *shape)
+    device = next(classifier.parameters()).device
+    maps = classifier.from_trunk(features.float().to(device)).maps
+    attention = F.relu(contrast_map(maps, torch.full((len(maps),), label, device=device)))
+    attention = attention / attention.amax((1, 2), keepdim=True).clamp_min(1e-12)
+    return torch.stack([ignore_target(view, map_) for view, map_ in zip(clicks, attention.cpu().numpy(), strict=True)])
 
 
 class _FeatureCache:
