@@ -10,6 +10,7 @@ from gunicorn.app.base import BaseApplication
 from backend.domain import JobKind
 from backend.intake import Intake
 from backend.jobs.context import Context
+from backend.jobs.engine import Engine
 from backend.jobs.local import LocalEngine
 from backend.labelstudio.answers import Answers
 from backend.labelstudio.contract import UseCases
@@ -30,7 +31,7 @@ class Backend:
     def __init__(self, settings: Settings) -> None:
         self._context = Context.open(settings)
         self._serving = Serving(settings.device)
-        self._engine = LocalEngine(settings, self._context.store)
+        self._engine: Engine = LocalEngine(settings, self._context.store)
         self._intake = Intake(settings, self._context.store, self._engine.wake)
         self.use_cases = self._use_cases(settings)
         self.app = create_app(self.use_cases)
