@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import click
@@ -77,7 +78,10 @@ def run(folder: Path, *, simulate: bool) -> None:
         click.echo(f"  login     {server.email}")
         click.echo(f"  password  {server.password.get_secret_value()}")
         click.echo("Ctrl-C ends it; what you labelled stays for the next time.")
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        stopped = Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stopped.set())
+        stopped.wait()
 
 
 @contextmanager

@@ -141,6 +141,11 @@ def create(
         torch.manual_seed(seed)
         if weights is not None and weights.is_dir():
             return _from_folder(weights, classes)
+        if backbone == SMALL and weights is not None:
+            raise LookhereError(
+                f"Expected no weights file for the built-in network, got {weights.name!r}; set LOOKHERE_BACKBONE to "
+                "the torchvision model that it is of."
+            )
         if backbone == SMALL:
             return _small(ClassifierSpec(SMALL, classes, image_size or _SMALL_IMAGE_SIZE))
         spec = ClassifierSpec(backbone, classes, image_size or _IMAGE_SIZE)

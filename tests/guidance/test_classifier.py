@@ -180,3 +180,8 @@ def test_the_seed_makes_the_weights() -> None:
     one, same, other = (create(SMALL, CLASSES, seed=seed).last_stage[0].weight for seed in (1, 1, 2))  # type: ignore[index, union-attr]
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
+
+
+def test_weights_of_another_network_are_not_silently_ignored(tmp_path: Path) -> None:
+    with pytest.raises(LookhereError, match="LOOKHERE_BACKBONE"):
+        create(SMALL, CLASSES, weights=weights_file("resnet18", tmp_path))
