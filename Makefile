@@ -5,8 +5,6 @@ OURS := .venvs/lookhere
 THEIRS := .venvs/label-studio
 RUN := $(OURS)/bin
 TESTS ?= tests
-# Tests share few cores; one thread each is faster than all threads at once.
-export OMP_NUM_THREADS ?= 1
 
 .PHONY: install browser demo test check bench clean
 
@@ -33,6 +31,8 @@ browser:
 demo: install
 	$(RUN)/lookhere demo $(if $(SIMULATE),--simulate)
 
+# Tests share few cores; one thread each is faster than all threads at once.
+test: export OMP_NUM_THREADS = 1
 test: install browser check
 	$(RUN)/pytest --numprocesses 2 --dist loadgroup $(TESTS)
 
