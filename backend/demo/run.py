@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -63,6 +63,8 @@ def run(folder: Path, *, simulate: bool) -> None:
     Raises:
         LookhereError: if a stage fails, or the simulated clicks won nothing.
     """
+    # However it is ended, no server stays behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if simulate:
         from backend.demo.simulation import simulate as rounds
 
@@ -78,10 +80,8 @@ def run(folder: Path, *, simulate: bool) -> None:
         click.echo(f"  login     {server.email}")
         click.echo(f"  password  {server.password.get_secret_value()}")
         click.echo("Ctrl-C ends it; what you labelled stays for the next time.")
-        stopped = Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stopped.set())
-        stopped.wait()
+        with suppress(KeyboardInterrupt):
+            Event().wait()
 
 
 @contextmanager
