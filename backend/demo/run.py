@@ -102,14 +102,19 @@ def demonstration(folder: Path, *, fresh: bool) -> Iterator[Demonstration]:
             migrate(seed)
             (seed / "done").touch()
         server = LabelStudioServer(
-            folder / "label-studio", email=EMAIL, password=_password(folder), files=folder / "files", seed=seed
+            folder / "label-studio",
+            email=EMAIL,
+            password=_password(folder),
+            port=_port(folder, "label-studio"),
+            files=folder / "files",
+            seed=seed,
         )
         server.start()
     try:
         token = server.personal_access_token()
         with stage("Making the project"):
             project = _project(server, token, folder / "files" / "digits", images)
-        port = free_port()
+        port = _port(folder, "backend")
         settings = Settings(
             label_studio_url=server.url,
             label_studio_api_key=token,
@@ -135,6 +140,14 @@ def stage(what: str) -> Iterator[None]:
     begun = time.monotonic()
     yield
     click.echo(f"{time.monotonic() - begun:.1f} s")
+
+
+def _port(folder: Path, server: str) -> int:
+    # A project is known by its Label Studio's address, so that stays the same from start to start.
+    kept = folder / f"{server}.port"
+    if not kept.exists():
+        kept.write_text(str(free_port()))
+    return int(kept.read_text())
 
 
 def _password(folder: Path) -> SecretStr:
