@@ -184,18 +184,39 @@ def bench() -> None:
 
 @bench.command("guidance")
 @click.option("--data", default="digits", show_default=True, help="`digits`, or a folder in the pack format.")
-@click.option(
-    "--weights", type=click.Path(path_type=Path), help="Weights of a ResNet-18. Default: the built-in network."
-)
+@click.option("--weights", type=click.Path(path_type=Path), help="Weights of the backbone to start from.")
+@click.option("--backbone", help="A torchvision backbone. Default: resnet18 with --weights, else the built-in network.")
 @click.option("--methods", default="erm,control,energy,default", show_default=True, help="Names, by comma.")
 @click.option("--clicked", default="16,64", show_default=True, help="Numbers of clicked images, by comma.")
-@click.option("--seeds", default=5, show_default=True, help="Repetitions.")
+@click.option("--seeds", default=5, show_default=True, type=click.IntRange(1), help="Repetitions.")
+@click.option("--noise", default=0.0, type=click.FloatRange(0, 1), help="Deviation of clicks, as a share of the image.")
+@click.option("--mistakes", default=0.0, type=click.FloatRange(0, 1), help="Share of clicks that go anywhere.")
+@click.option("--json", "report", type=click.Path(path_type=Path), help="JSON file. Default: in the folder.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/out"), show_default=True)
-def bench_guidance(data: str, weights: Path | None, methods: str, clicked: str, seeds: int, out: Path) -> None:
-    """Methods of guidance, numbers of clicked images and seeds; a table and its JSON."""
-    from backend.bench.guidance import bench
+def bench_guidance(
+    weights: Path | None, backbone: str | None, methods: str, clicked: str, report: Path | None, out: Path, **rest: Any
+) -> None:
+    """Methods of guidance, numbers of clicked images and seeds; a table, its JSON, a plot and heat maps."""
+    from backend.bench.guidance import Protocol, bench
 
-    bench(data, weights, methods.split(","), [int(count) for count in clicked.split(",")], seeds, out)
+    protocol = Protocol(
+        backbone=backbone or ("resnet18" if weights else "small"),
+        weights=weights,
+        methods=tuple(methods.split(",")),
+        clicked=_counts(clicked),
+        **rest,
+    )
+    bench(protocol, out, report)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    try:
+        counts = tuple(int(count) for count in text.split(","))
+    except ValueError as error:
+        raise LookhereError(f"Expected numbers of clicked images by comma, like 0,16,64, got {text!r}.") from error
+    if min(counts) < 0:
+        raise LookhereError(f"Expected numbers of clicked images of at least 0, got {text!r}.")
+    return counts
 
 
 def _client(context: Context) -> Any:

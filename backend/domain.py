@@ -125,11 +125,19 @@ class Example:
         image: path of a readable image file.
         label: index into the classifier's classes, None where unknown.
         clicks: guidance; empty where there is none.
+        region: (H, W) of the upright image, the object itself, where somebody outlined it; takes the place of the
+            "Look here" clicks.
     """
 
     image: Path
     label: int | None
     clicks: tuple[Click, ...] = ()
+    region: NDArray[np.bool_] | None = None
+
+    @property
+    def guides(self) -> bool:
+        """Whether somebody said where to look, or where not."""
+        return bool(self.clicks) or self.region is not None
 
 
 @dataclass(frozen=True)

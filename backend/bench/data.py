@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 DIGITS = "digits"
 _COUNTS = {"train": 400, "val": 400, "test": 1000}
-_COLUMNS = {"id", "class", "group", "split"}
+_COLUMNS = {"id", "class", "background", "group", "split"}
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,14 @@ class Masked:
         image: its file.
         mask: the file that is 255 on the object.
         label: its class.
+        background: what its surroundings are; for measuring alone.
         group: class and background; for measuring alone.
     """
 
     image: Path
     mask: Path
     label: str
+    background: str
     group: str
 
     def read_mask(self) -> NDArray[np.bool_]:
@@ -92,7 +94,7 @@ def _read(name: str, folder: Path, classes: tuple[str, ...] | None) -> DataSet:
         mask = folder / "masks" / f"{row['id']}.png"
         if image is None or not mask.is_file():
             raise LookhereError(f"Expected an image and a mask of {row['id']!r} below {folder}.")
-        splits.setdefault(row["split"], []).append(Masked(image, mask, row["class"], row["group"]))
+        splits.setdefault(row["split"], []).append(Masked(image, mask, row["class"], row["background"], row["group"]))
     if not {"train", "test"} <= splits.keys():
         raise LookhereError(f"Expected the splits train and test in {table}, got {', '.join(splits)}.")
     return DataSet(name, classes or tuple(sorted({row["class"] for row in rows})), splits)

@@ -1,215 +1,264 @@
 """Methods of guidance × clicked images × seeds: does a click move the attention, and the accuracy with it?
 
-The annotator is simulated from the training images' masks. Groups and test masks are for measuring; no method sees
-them.
+The annotator is simulated from the training images' masks. Groups, backgrounds and test masks are for measuring; no
+method but the upper reference sees them.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
-from scipy import stats
+import torch
+from torch import Tensor
 
 from backend.bench.data import DataSet, Masked, open_data
+from backend.bench.methods import METHODS, Answer, Method, answered, balanced
+from backend.bench.report import heat_maps, plot, summarise, table
+from backend.bench.swapping import swapped
 from backend.demo.annotator import SimulatedAnnotator
-from backend.domain import Click, ClickRole, Example, LookhereError
+from backend.domain import Example, LookhereError, Prediction
 from backend.guidance.classifier import SMALL, Classifier, create
-from backend.guidance.data import load_image
-from backend.guidance.metrics import energy_pointing_game, pointing_game, worst_group_accuracy
-from backend.guidance.predicting import predict
-from backend.guidance.training import FitSettings, fit
+from backend.guidance.metrics import energy_pointing_game, mean_group_accuracy, pointing_game, worst_group_accuracy
+from backend.guidance.predicting import read
+from backend.guidance.preparing import prepare
+from backend.guidance.probe import solve_head
+from backend.guidance.training import fit
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _IMAGES_PER_STEP = 64
 
 
 @dataclass(frozen=True)
-class Method:
-    """A way to use clicks.
+class Protocol:
+    """What is run.
 
     Attributes:
-        settings: the fit.
-        astray: the clicks go to random places: a control that must not help.
+        data: ``digits``, or a folder in the pack format.
+        backbone: a torchvision model, or ``small``.
+        weights: of the backbone, to start from.
+        methods: names of ``METHODS``.
+        clicked: how many images the annotator is asked about, once each.
+        seeds: how many repetitions; each has its own order, clicks and weights.
+        noise: standard deviation of the annotator's hand, as a share of the image's sides.
+        mistakes: share in [0, 1] of the clicks that go anywhere instead.
     """
 
-    settings: FitSettings
-    astray: bool = False
-
-
-_NONE = FitSettings(look_weight=0, ignore_weight=0, swap_weight=0)
-
-METHODS: dict[str, Method | None] = {
-    # The biased classifier, that all others start from.
-    "erm": None,
-    # The same fine-tuning without guidance.
-    "control": Method(_NONE),
-    # The attention alone: maps move, decisions may not.
-    "energy": Method(replace(_NONE, look_weight=1.0, ignore_weight=1.0)),
-    # What the product uses.
-    "default": Method(FitSettings()),
-    "random": Method(FitSettings(), astray=True),
-}
-"""The methods by name."""
+    data: str
+    backbone: str = SMALL
+    weights: Path | None = None
+    methods: tuple[str, ...] = ("erm", "control", "energy", "default")
+    clicked: tuple[int, ...] = (16, 64)
+    seeds: int = 5
+    noise: float = 0.0
+    mistakes: float = 0.0
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one method reached on the test images."""
+    """What one method reached on the test images.
+
+    Attributes:
+        method: name of ``METHODS``.
+        clicked: how many images the annotator was asked about.
+        seed: of the repetition.
+        accuracy: share of the images whose class is right.
+        worst_group: the lowest accuracy over the groups.
+        mean_group: the mean of the groups' accuracies.
+        consistent: accuracy where the background is the one that the training images have most often with the class.
+        epg: energy pointing game, mean share of the attention's energy on the object.
+        pointing: pointing game, share of the images whose attention peaks on the object.
+        flips: share of the images whose predicted class changes with the background alone.
+        seconds: of the fit; the trunk's features of the training images lie on disk.
+    """
 
     method: str
     clicked: int
     seed: int
     accuracy: float
     worst_group: float
+    mean_group: float
+    consistent: float
     epg: float
     pointing: float
+    flips: float
     seconds: float
 
 
-def bench(
-    data: str,
-    weights: Path | None,
-    methods: Sequence[str],
-    clicked: Sequence[int],
-    seeds: int,
-    out: Path,
-    say: Callable[[str], None] = click.echo,
-) -> Path:
-    """Run the benchmark; write a table and its JSON.
+def bench(protocol: Protocol, out: Path, report: Path | None = None, say: Callable[[str], None] = click.echo) -> Path:
+    """Run the benchmark; write a table, its JSON, a plot and heat maps.
 
     Args:
-        data: ``digits``, or a folder in the pack format.
-        weights: of a ResNet-18 to start from; None takes the built-in network.
-        methods: names of ``METHODS``.
-        clicked: how many images are clicked, once each.
-        seeds: how many repetitions; each has its own order, clicks and weights.
-        out: folder of the results.
+        protocol: what is run.
+        out: folder of the results, and below ``work`` of the features.
+        report: the JSON file; None for ``guidance-NAME.json`` in ``out``.
         say: told each result.
 
     Returns:
-        The JSON file: every run, and mean and 95 % interval over the seeds.
+        The JSON file: the protocol, every run, and mean and 95 % interval over the seeds.
 
     Raises:
         LookhereError: if there is no such method or data set.
     """
-    unknown = set(methods) - METHODS.keys()
+    unknown = set(protocol.methods) - METHODS.keys()
     if unknown:
         raise LookhereError(f"Expected methods of {', '.join(METHODS)}, got {', '.join(sorted(unknown))}.")
     out.mkdir(parents=True, exist_ok=True)
-    work = out / "work"
-    known = open_data(data, work / "digits")
+    data = open_data(protocol.data, out / "work" / "digits")
+    bench_ = _Bench(protocol, data, out / "work")
     runs = []
-    for run in _runs(known, weights, methods, clicked, range(seeds), work):
+    for run in bench_.runs():
         runs.append(run)
         say(f"{run.method:8} {run.clicked:4} clicked, seed {run.seed}: worst group {run.worst_group:.1%}")
-    summary = summarise(runs)
-    table = _table(known.name, seeds, summary)
-    (out / f"guidance-{known.name}.md").write_text(table)
-    report = out / f"guidance-{known.name}.json"
-    report.write_text(json.dumps({"runs": [asdict(run) for run in runs], "summary": summary}, indent=1))
-    say(table)
+    facts = [asdict(run) for run in runs]
+    summary = summarise(facts)
+    text = table(data.name, summary)
+    (out / f"guidance-{data.name}.md").write_text(text)
+    plot(data.name, summary, out / f"guidance-{data.name}.png")
+    heat_maps(bench_.shown(), out / f"guidance-{data.name}-maps.png")
+    report = report or out / f"guidance-{data.name}.json"
+    done = {**asdict(protocol), "data": data.name, "weights": protocol.weights.name if protocol.weights else None}
+    report.write_text(json.dumps({"protocol": done, "runs": facts, "summary": summary}, indent=1))
+    say(text)
     return report
 
 
-def summarise(runs: Iterable[Run]) -> list[dict[str, object]]:
-    """Mean and half of the 95 % interval (Student's t over the seeds) of each method and number of clicked images."""
-    together: dict[tuple[str, int], list[Run]] = {}
-    for run in runs:
-        together.setdefault((run.method, run.clicked), []).append(run)
-    summary: list[dict[str, object]] = []
-    for (method, clicked), same in together.items():
-        row: dict[str, object] = {"method": method, "clicked": clicked, "seeds": len(same)}
-        for figure in ("accuracy", "worst_group", "epg", "pointing", "seconds"):
-            values = np.array([getattr(run, figure) for run in same])
-            half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1) if len(values) > 1 else float("nan")
-            row[figure] = {"mean": float(values.mean()), "half_interval": float(half)}
-        summary.append(row)
-    return summary
+class _Bench:
+    """The runs, and what they share."""
 
+    def __init__(self, protocol: Protocol, data: DataSet, work: Path) -> None:
+        self._protocol = protocol
+        self._data = data
+        self._work = work
+        self._index = {name: place for place, name in enumerate(data.classes)}
+        self._train, self._test = data.splits["train"], data.splits["test"]
+        self._first: dict[str, Classifier] = {}
 
-def _runs(
-    data: DataSet,
-    weights: Path | None,
-    methods: Sequence[str],
-    clicked: Sequence[int],
-    seeds: Iterable[int],
-    work: Path,
-) -> Iterable[Run]:
-    index = {name: place for place, name in enumerate(data.classes)}
-    train = data.splits["train"]
-    plain = [Example(one.image, index[one.label]) for one in train]
-    for seed in seeds:
-        backbone = SMALL if weights is None else "resnet18"
-        start = create(backbone, data.classes, weights=weights, seed=seed)
-        begun = time.monotonic()
-        biased = fit(start, plain, replace(_NONE, seed=seed), workdir=work)
-        for name in methods:
-            method = METHODS[name]
-            if method is None:
-                yield measured(name, 0, seed, biased, data.splits["test"], time.monotonic() - begun)
-                continue
-            for count in clicked:
-                examples = _clicked(plain, train, count, seed, astray=method.astray)
-                begun = time.monotonic()
-                fitted = fit(biased, examples, replace(method.settings, seed=seed), workdir=work)
-                yield measured(name, count, seed, fitted, data.splits["test"], time.monotonic() - begun)
+    def runs(self) -> Iterator[Run]:
+        """One method after the other, seed by seed."""
+        for seed in range(self._protocol.seeds):
+            begun = time.monotonic()
+            biased = self._fitted(self._start(seed), self._plain, METHODS["erm"], seed)
+            seconds = time.monotonic() - begun
+            said = self._said(biased, self._features(self._train))
+            for name in self._protocol.methods:
+                method = METHODS[name]
+                if name == "erm":
+                    yield self._measured(name, 0, seed, biased, seconds)
+                    continue
+                for count in [0] if method.answer is Answer.NOTHING else self._protocol.clicked:
+                    begun = time.monotonic()
+                    if name == "groups":
+                        guided = self._with_groups(biased, seed)
+                    else:
+                        guided = self._fitted(biased, self._answered(method, said, count, seed), method, seed)
+                    yield self._measured(name, count, seed, guided, time.monotonic() - begun)
 
+    def shown(self) -> list[tuple[Masked, list[tuple[str, Prediction]]]]:
+        """The first test image of each group, as the first seed's classifiers see it; four groups at most."""
+        chosen: dict[str, Masked] = {}
+        for one in self._test:
+            chosen.setdefault(one.group, one)
+        few = list(chosen.values())[:4]
+        features = self._features(few)
+        said = {name: self._said(classifier, features) for name, classifier in self._first.items()}
+        return [(one, [(name, each[place]) for name, each in said.items()]) for place, one in enumerate(few)]
 
-def measured(
-    method: str, clicked: int, seed: int, classifier: Classifier, test: Sequence[Masked], seconds: float
-) -> Run:
-    """Measure a classifier on test images."""
-    correct, energy, pointed = [], [], []
-    for start in range(0, len(test), _IMAGES_PER_STEP):
-        step = test[start : start + _IMAGES_PER_STEP]
-        for one, said in zip(step, predict(classifier, [load_image(one.image) for one in step]), strict=True):
-            mask = one.read_mask()
-            correct.append(said.label == one.label)
-            energy.append(energy_pointing_game(said.attention, mask))
-            pointed.append(pointing_game(said.attention, mask))
-    return Run(
-        method=method,
-        clicked=clicked,
-        seed=seed,
-        accuracy=float(np.mean(correct)),
-        worst_group=worst_group_accuracy(np.array(correct), [one.group for one in test]),
-        epg=float(np.mean(energy)),
-        pointing=float(np.mean(pointed)),
-        seconds=round(seconds, 1),
-    )
+    def _start(self, seed: int) -> Classifier:
+        return create(self._protocol.backbone, self._data.classes, weights=self._protocol.weights, seed=seed)
 
+    def _fitted(self, parent: Classifier, examples: Sequence[Example], method: Method, seed: int) -> Classifier:
+        settings = replace(method.settings, seed=seed)
+        return fit(parent, examples, settings, workdir=self._work, term=method.term)
 
-def _clicked(
-    plain: Sequence[Example], train: Sequence[Masked], count: int, seed: int, *, astray: bool
-) -> list[Example]:
-    rng = np.random.default_rng(seed)
-    annotator = SimulatedAnnotator(seed)
-    examples = list(plain)
-    for place in rng.permutation(len(plain))[:count].tolist():
-        x, y = rng.random(2).tolist() if astray else annotator.look_here(train[place].read_mask())
-        examples[place] = replace(plain[place], clicks=(Click(x, y, ClickRole.LOOK),))
-    return examples
+    def _answered(self, method: Method, said: Sequence[Prediction], count: int, seed: int) -> list[Example]:
+        rng = np.random.default_rng(seed)
+        annotator = SimulatedAnnotator(seed, self._protocol.noise, self._protocol.mistakes)
+        places = rng.permutation(len(self._plain))[:count].tolist()
+        return answered(method.answer, self._plain, self._train, said, places, annotator, rng)
 
+    def _with_groups(self, biased: Classifier, seed: int) -> Classifier:
+        """The upper reference: group labels, of the validation images where there are any."""
+        images = self._data.splits.get("val", self._train)
+        chosen = [images[place] for place in balanced([one.group for one in images], seed)]
+        solved = copy.deepcopy(biased)
+        pooled = np.array([one.features for one in self._said(biased, self._features(chosen))], np.float64)
+        solve_head(solved.head, pooled, np.array([self._index[one.label] for one in chosen]))
+        return solved
 
-def _table(name: str, seeds: int, summary: Iterable[dict[str, object]]) -> str:
-    lines = [
-        f"Test images of {name}; mean and 95 % interval over {seeds} seeds.",
-        "",
-        "| method | clicked | accuracy | worst group | energy pointing game | pointing game | seconds |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in summary:
-        cells = [f"{_spread(row[figure], 100, 1)}" for figure in ("accuracy", "worst_group")]
-        cells += [_spread(row["epg"], 1, 2), _spread(row["pointing"], 1, 2), _spread(row["seconds"], 1, 0)]
-        lines.append(f"| {row['method']} | {row['clicked']} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    def _measured(self, name: str, clicked: int, seed: int, classifier: Classifier, seconds: float) -> Run:
+        if seed == 0:
+            self._first[f"{name}, {clicked} clicked" if clicked else name] = classifier
+        said = self._said(classifier, self._test_features)
+        elsewhere = self._said(classifier, self._swapped_features)
+        correct = np.array([one.label == image.label for one, image in zip(said, self._test, strict=True)])
+        groups = [image.group for image in self._test]
+        seen = list(zip(said, self._test_masks, strict=True))
+        return Run(
+            method=name,
+            clicked=clicked,
+            seed=seed,
+            accuracy=float(correct.mean()),
+            worst_group=worst_group_accuracy(correct, groups),
+            mean_group=mean_group_accuracy(correct, groups),
+            consistent=float(correct[self._consistent].mean()),
+            epg=float(np.mean([energy_pointing_game(one.attention, mask) for one, mask in seen])),
+            pointing=float(np.mean([pointing_game(one.attention, mask) for one, mask in seen])),
+            flips=float(np.mean([one.label != other.label for one, other in zip(said, elsewhere, strict=True)])),
+            seconds=round(seconds, 1),
+        )
 
+    @torch.inference_mode()
+    def _said(self, classifier: Classifier, features: Tensor) -> list[Prediction]:
+        """What ``predict`` says, from the trunk's features: the trunk is the same for all methods."""
+        said: list[Prediction] = []
+        for start in range(0, len(features), _IMAGES_PER_STEP):
+            part = features[start : start + _IMAGES_PER_STEP]
+            said += read(classifier, classifier.from_trunk(part.float()))
+        return said
 
-def _spread(figure: object, scale: float, digits: int) -> str:
-    assert isinstance(figure, dict)  # noqa: S101 - as `summarise` made it
-    return f"{scale * figure['mean']:.{digits}f} ± {scale * figure['half_interval']:.{digits}f}"
+    def _features(self, images: Sequence[Masked]) -> Tensor:
+        examples = [Example(one.image, self._index[one.label]) for one in images]
+        return prepare(self._start(0), examples, workdir=self._work).inputs[:, 0]
+
+    @cached_property
+    def _plain(self) -> list[Example]:
+        return [Example(one.image, self._index[one.label]) for one in self._train]
+
+    @cached_property
+    def _test_features(self) -> Tensor:
+        return self._features(self._test)
+
+    @cached_property
+    def _test_masks(self) -> list[NDArray[np.bool_]]:
+        return [one.read_mask() for one in self._test]
+
+    @cached_property
+    def _swapped_features(self) -> Tensor:
+        folder = self._work / "swapped" / self._data.name
+        folder.mkdir(parents=True, exist_ok=True)
+        elsewhere = []
+        for one, image in zip(self._test, swapped(self._test), strict=True):
+            path = folder / f"{one.image.stem}.png"
+            image.save(path)
+            elsewhere.append(replace(one, image=path))
+        return self._features(elsewhere)
+
+    @cached_property
+    def _consistent(self) -> NDArray[np.bool_]:
+        usual = {
+            label: Counter(one.background for one in self._train if one.label == label).most_common(1)[0][0]
+            for label in self._data.classes
+        }
+        return np.array([one.background == usual[one.label] for one in self._test])

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
-from torchvision.tv_tensors import KeyPoints
+from torchvision.tv_tensors import KeyPoints, Mask
 
-from backend.domain import Click, LookhereError
+from backend.domain import LookhereError
+from backend.guidance.targets import Marks
 
 # Of ImageNet, which torchvision's backbones were trained with.
 MEAN = (0.485, 0.456, 0.406)
@@ -49,30 +50,55 @@ def to_tensor(image: Image.Image, size: int) -> Tensor:
     return normalised
 
 
-def jittered(image: Tensor, clicks: Sequence[Click], seed: int) -> tuple[Tensor, tuple[Click, ...]]:
-    """Shift and scale an image at random, and its clicks with it.
+def jittered_image(image: Tensor, seed: int) -> Tensor:
+    """Shift and scale an image at random.
 
     Mild, and without flips: what a mirrored digit, letter or sign means is another thing.
 
     Args:
         image: (3, S, S), normalised.
-        clicks: on it.
+        seed: of the randomness; ``jittered_marks`` moves with the same seed alike.
+
+    Returns:
+        (3, S, S)
+    """
+    return _jitter(image, seed)
+
+
+def jittered_marks(marks: Marks, side: int, seed: int) -> Marks:
+    """Move the marks on an image as ``jittered_image`` moves the image.
+
+    Args:
+        marks: on the unmoved image.
+        side: S, in pixels.
         seed: of the randomness.
 
     Returns:
-        the moved image, and the moved clicks that are still on it.
+        The moved marks, without the clicks that are no longer on the image.
     """
-    side = image.shape[-1]
-    places = [[click.x * side, click.y * side] for click in clicks]
-    points = KeyPoints(torch.tensor(places).reshape(-1, 2), canvas_size=(side, side))
+    places = [[click.x * side, click.y * side] for click in marks.clicks]
+    points = _jitter(KeyPoints(torch.tensor(places).reshape(-1, 2), canvas_size=(side, side)), seed)
+    moved = (points.as_subclass(Tensor) / side).tolist()
+    clicks = tuple(
+        replace(click, x=x, y=y)
+        for click, (x, y) in zip(marks.clicks, moved, strict=True)
+        if 0 <= x <= 1 and 0 <= y <= 1
+    )
+    region = marks.region
+    if region is not None:
+        square = functional.resize(Mask(region[None]), [side, side], antialias=True)
+        region = _jitter(square, seed).as_subclass(Tensor)[0]
+    return Marks(clicks, region)
+
+
+_Moved = TypeVar("_Moved", bound=Tensor)
+
+
+def _jitter(what: _Moved, seed: int) -> _Moved:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        image, points = _JITTER(image, points)
-    moved = (points.as_subclass(Tensor) / side).tolist()
-    kept = [
-        replace(click, x=x, y=y) for click, (x, y) in zip(clicks, moved, strict=True) if 0 <= x <= 1 and 0 <= y <= 1
-    ]
-    return image, tuple(kept)
+        moved: _Moved = _JITTER(what)
+    return moved
 
 
 _JITTER = v2.RandomAffine(degrees=0, translate=(0.08, 0.08), scale=(0.9, 1.1), fill=0)

@@ -15,14 +15,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from backend.domain import Click, ClickRole
-from backend.guidance.targets import RADIUS, look_target
+from backend.guidance.targets import Marks
 
 _RIDGE = 0.03
 """Penalty on the standardised features, as a share of the number of cells."""
 _AROUND = 5
 """Side in cells of the square whose mean describes the surroundings of a cell."""
 _FOLDS = 4
+_DOUBT = 0.2
+"""What a place far from a click counts beside the clicked one: hands slip, and one click in ten may be a mistake."""
 
 
 @dataclass(frozen=True)
@@ -37,54 +38,55 @@ class Pointer:
     weights: Tensor
     offset: Tensor
 
-    def point(self, features: Tensor) -> tuple[float, float]:
+    def point(self, features: Tensor, near: Tensor | None = None) -> tuple[float, float]:
         """The place where a click is expected.
 
         Args:
             features: (C, H, W) of the trunk.
+            near: (H, W) in [0, 1], where somebody clicked already: the place is sought there first. None where nobody
+                did.
 
         Returns:
             (x, y) in [0, 1], the centre of a cell.
         """
         response = torch.einsum("d,dhw->hw", self.weights, _described(features)) + self.offset
+        if near is not None:
+            response = response.clamp_min(0) * (near + _DOUBT)
         height, width = response.shape
         row, column = divmod(int(response.argmax()), width)
         return (column + 0.5) / width, (row + 0.5) / height
 
 
-def learn(features: Sequence[Tensor], clicks: Sequence[Sequence[Click]]) -> Pointer:
+def learn(features: Sequence[Tensor], marks: Sequence[Marks]) -> Pointer:
     """Learn to point from clicked images.
 
     Args:
         features: of the trunk, (C, H, W) for each image.
-        clicks: on each image; at least one "Look here" on one of them.
+        marks: on each image; one of them says where to look.
     """
-    return _solved(_moments(features, clicks))
+    return _solved(_moments(features, marks))
 
 
-def trust(features: Sequence[Tensor], clicks: Sequence[Sequence[Click]]) -> float:
+def trust(features: Sequence[Tensor], marks: Sequence[Marks]) -> float:
     """How often a pointer finds the clicks of images that it did not learn from.
 
     Args:
         features: of the trunk, (C, H, W) for each clicked image.
-        clicks: on each image.
+        marks: on each image.
 
     Returns:
-        Share in [0, 1] of the images with a "Look here" within a disc's radius of the pointed place, by
-        cross-validation; 0 with fewer images than folds.
+        Share in [0, 1] of the images on which the pointed place is what is marked, by cross-validation; 0 with fewer
+        images than folds.
     """
     if len(features) < _FOLDS:
         return 0.0
-    folds = [_moments(features[fold::_FOLDS], clicks[fold::_FOLDS]) for fold in range(_FOLDS)]
+    folds = [_moments(features[fold::_FOLDS], marks[fold::_FOLDS]) for fold in range(_FOLDS)]
     whole = reduce(add, folds)
     hits = 0
     for fold in range(_FOLDS):
         pointer = _solved(whole - folds[fold])
-        for held_out, on in zip(features[fold::_FOLDS], clicks[fold::_FOLDS], strict=True):
-            x, y = pointer.point(held_out)
-            hits += any(
-                (click.x - x) ** 2 + (click.y - y) ** 2 <= RADIUS**2 for click in on if click.role is ClickRole.LOOK
-            )
+        for held_out, on in zip(features[fold::_FOLDS], marks[fold::_FOLDS], strict=True):
+            hits += on.found(*pointer.point(held_out))
     return hits / len(features)
 
 
@@ -114,13 +116,13 @@ class _Moments:
         )
 
 
-def _moments(features: Sequence[Tensor], clicks: Sequence[Sequence[Click]]) -> _Moments:
-    return reduce(add, map(_moments_of_one, features, clicks))
+def _moments(features: Sequence[Tensor], marks: Sequence[Marks]) -> _Moments:
+    return reduce(add, map(_moments_of_one, features, marks))
 
 
-def _moments_of_one(features: Tensor, clicks: Sequence[Click]) -> _Moments:
+def _moments_of_one(features: Tensor, marks: Marks) -> _Moments:
     described = _described(features).flatten(1)
-    target = look_target(clicks, (features.shape[1], features.shape[2])).flatten()
+    target = marks.look((features.shape[1], features.shape[2])).flatten()
     return _Moments(len(target), described.sum(1), target.sum(), described @ described.T, described @ target)
 
 

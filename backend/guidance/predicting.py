@@ -10,7 +10,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from backend.domain import Prediction
-from backend.guidance.classifier import Classifier
+from backend.guidance.classifier import Classifier, ClassifierOutput
 from backend.guidance.data import to_tensor
 from backend.guidance.losses import contrast_map, energy_share
 from backend.guidance.targets import affected_disc
@@ -34,12 +34,16 @@ def predict(classifier: Classifier, images: Sequence[Image.Image], batch_size: i
         batch = torch.stack(
             [to_tensor(image, classifier.spec.image_size) for image in images[start : start + batch_size]]
         )
-        output = classifier(batch.to(device))
-        probabilities = output.logits.softmax(1)
-        contrast = contrast_map(output.maps, probabilities.argmax(1)).cpu()
-        for row, signed, features in zip(probabilities.cpu(), contrast, output.features.cpu(), strict=True):
-            predictions.append(_prediction(classifier.spec.classes, row, signed, features))
+        predictions += read(classifier, classifier(batch.to(device)))
     return predictions
+
+
+def read(classifier: Classifier, output: ClassifierOutput) -> list[Prediction]:
+    """Predictions from what a forward pass of a classifier gave."""
+    probabilities = output.logits.softmax(1)
+    contrast = contrast_map(output.maps, probabilities.argmax(1)).cpu()
+    rows = zip(probabilities.cpu(), contrast, output.features.cpu(), strict=True)
+    return [_prediction(classifier.spec.classes, *row) for row in rows]
 
 
 def _prediction(

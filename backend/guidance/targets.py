@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy import ndimage
+from skimage.segmentation import flood
 from torch import Tensor
+from torch.nn import functional as F
 
 from backend.domain import Click, ClickRole, Origin
 
@@ -20,6 +22,45 @@ RADIUS = 0.17
 
 CONFIRMATION_WEIGHT = 0.5
 """What an accepted prediction weighs beside a click that somebody placed: the classifier must not feed on itself."""
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What somebody marked on an image, or on a moved view of it.
+
+    Attributes:
+        clicks: "Look here" and "Ignore".
+        region: (S, S) in [0, 1], the object itself; takes the place of the "Look here" clicks. None where nobody
+            outlined it.
+    """
+
+    clicks: tuple[Click, ...] = ()
+    region: Tensor | None = None
+
+    @property
+    def looks(self) -> bool:
+        """Whether they say where to look."""
+        return self.region is not None or any(click.role is ClickRole.LOOK for click in self.clicks)
+
+    @property
+    def ignores(self) -> bool:
+        """Whether they say where not to look."""
+        return any(click.role is ClickRole.IGNORE for click in self.clicks)
+
+    def look(self, shape: tuple[int, int]) -> Tensor:
+        """Where the attention shall be: (h, w) float32 in [0, 1]."""
+        if self.region is None:
+            return look_target(self.clicks, shape)
+        cells = F.adaptive_avg_pool2d(self.region[None].float(), shape)[0]
+        return cells / cells.max().clamp_min(1e-6)
+
+    def found(self, x: float, y: float) -> bool:
+        """Whether a place is what is marked: in the region, or within a radius of a "Look here"."""
+        if self.region is not None:
+            height, width = self.region.shape
+            return bool(self.region[min(int(y * height), height - 1), min(int(x * width), width - 1)] > 0.5)
+        looks = (click for click in self.clicks if click.role is ClickRole.LOOK)
+        return any((click.x - x) ** 2 + (click.y - y) ** 2 <= RADIUS**2 for click in looks)
 
 
 def look_target(clicks: Sequence[Click], shape: tuple[int, int], radius: float = RADIUS) -> Tensor:
@@ -83,11 +124,11 @@ def affected_disc(shape: tuple[int, int], x: float, y: float) -> NDArray[np.bool
 
 
 def affected_segment(attention: NDArray[np.float32], x: float, y: float) -> NDArray[np.bool_]:
-    """The cells that an "Ignore" click affects: the hill of the attention map under it.
+    """The cells that an "Ignore" click affects: the segment of the attention map under it.
 
-    That is, the connected cells with at least half the attention of the clicked one. The paper's release takes a
-    Felzenszwalb segment of the enlarged map; on the slopes of a map of few cells that is anything from a thin band to
-    nearly the whole map.
+    That is, the hill: the connected cells with at least half the attention of the clicked one, by flooding. The paper's
+    release takes a Felzenszwalb segment of the enlarged map; on the slopes of a map of few cells that is anything from
+    a thin band to nearly the whole map.
 
     Args:
         attention: (h, w) in [0, 1].
@@ -103,6 +144,6 @@ def affected_segment(attention: NDArray[np.float32], x: float, y: float) -> NDAr
         alone = np.zeros(attention.shape, np.bool_)
         alone[clicked] = True
         return alone
-    hills, _ = ndimage.label(attention >= attention[clicked] / 2)
-    cells: NDArray[np.bool_] = hills == hills[clicked]
+    # Cells beside each other hang together, cells that touch at a corner do not.
+    cells: NDArray[np.bool_] = flood(attention >= attention[clicked] / 2, clicked, connectivity=1)  # type: ignore[no-untyped-call]
     return cells

@@ -1,4 +1,4 @@
-"""A guided training, from top to bottom: prepare → fit."""
+"""A guided training, from top to bottom: prepare → probe → fit."""
 
 from __future__ import annotations
 
@@ -8,33 +8,29 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from backend.domain import Click, ClickRole, Example, LookhereError
-from backend.guidance.classifier import Classifier
-from backend.guidance.data import jittered, load_image, to_tensor
-from backend.guidance.losses import contrast_map, guidance_loss, swap
-from backend.guidance.pointer import learn, trust
-from backend.guidance.targets import ignore_target, look_target
+from backend.domain import Example
+from backend.guidance.classifier import Classifier, ClassifierOutput
+from backend.guidance.losses import guidance_loss, swap
+from backend.guidance.preparing import OnProgress, Prepared, prepare, untold
+from backend.guidance.probe import solve_head
 
 log = logging.getLogger(__name__)
 
-_TRUSTWORTHY = 0.5
-"""Share of clicks that a pointer must find before images that nobody clicked guide as well."""
-
-OnProgress = Callable[[float, str], None]
-"""Told the progress in [0, 1] and a line for people."""
-
-
-def _untold(_progress: float, _message: str) -> None:
-    pass
+_MOST_PROBES = 1920
+_WARM_UP = 0.2
+_LONG = 500
+"""Steps from which on compiling the trained part is repaid; it takes half a minute."""
+_CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass(frozen=True)
@@ -42,57 +38,68 @@ class FitSettings:
     """How a classifier is fitted. One default for all data sets.
 
     Attributes:
-        epochs: passes over the labelled images when a trained classifier learns on.
+        epochs: passes over the labelled images when a trained, pretrained backbone learns on.
         fresh_epochs: the same for a classifier that has learnt nothing yet.
+        small_epochs: the same for the built-in network when it learns on; nobody trained it before.
         learning_rate: of AdamW, at its highest, for the last stage of a pretrained backbone.
         small_learning_rate: the same for the built-in network.
         head_rate: how many times faster the head learns; its gradient is a mean over all cells, and small.
         weight_decay: of AdamW.
-        batch_size: labelled images in a step.
-        guided_batch_size: guided images in a step, beside the labelled ones; and as many swapped ones.
+        batch_size: images in a step.
+        guided_share: how many of them guide; the others are drawn from all labelled ones.
         look_weight: λ₊ of "Look here".
         ignore_weight: λ₋ of "Ignore".
-        swap_weight: weight of the cross-entropy on swapped images.
+        swap_share: how often an image whose object is known is shown before another image's surroundings.
+        carry_over: whether a few clicks may guide on images that nobody clicked (``pointer``).
+        probes_per_class: images of each class from which the head is solved before the last stage learns.
         views: how many versions of each image are learnt from, the image itself and shifted ones.
-        seed: of order and transforms.
-        time_budget_s: the fit ends after this many seconds, wherever it is.
+        seed: of order, swaps and transforms.
+        time_budget_s: the fit ends after about this many seconds, with its schedule.
+        checkpoint_every_s: how many seconds of work are lost at most when the fit is killed.
     """
 
-    epochs: int = 8
+    epochs: int = 4
     fresh_epochs: int = 12
-    learning_rate: float = 3e-4
+    small_epochs: int = 25
+    learning_rate: float = 5e-4
     small_learning_rate: float = 5e-3
-    head_rate: float = 20.0
+    head_rate: float = 10.0
     weight_decay: float = 1e-2
-    batch_size: int = 32
-    guided_batch_size: int = 32
+    batch_size: int = 40
+    guided_share: float = 0.5
     look_weight: float = 0.3
     ignore_weight: float = 0.3
-    swap_weight: float = 1.0
+    swap_share: float = 0.9
+    carry_over: bool = True
+    probes_per_class: int = 192
     views: int = 3
     seed: int = 0
     time_budget_s: float = math.inf
+    checkpoint_every_s: float = 20.0
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """Examples as the trained part of a classifier takes them; the first index is the image, the second the view.
+class Batch(NamedTuple):
+    """The images of one step.
 
     Attributes:
-        inputs: (N, V, C, H, W) float16, what the trunk gives for each view.
+        features: (N, C, H, W) float32, what the trained part takes; objects perhaps before other surroundings.
         labels: (N,) classes.
-        look: (N, V, h, w) in [0, 1], targets of "Look here" on the cells of the map.
-        ignore: (N, V, h, w) in [0, 1], targets of "Ignore" on the cells of the map.
-        kept: (N, V, H, W) in [0, 1], what of the trunk's features is the object; all 0 where nobody knows.
-        guided: (N,) how often an image guides, relative to the others; 0 where it does not.
+        look: (N, h, w) in [0, 1].
+        ignore: (N, h, w) in [0, 1].
+        kept: (N, H, W) in [0, 1].
+        guiding: which of the images guide; the others teach their class alone.
     """
 
-    inputs: Tensor
+    features: Tensor
     labels: Tensor
     look: Tensor
     ignore: Tensor
     kept: Tensor
-    guided: Tensor
+    guiding: slice
+
+
+Term = Callable[[Classifier, Batch, ClassifierOutput], Tensor]
+"""What is added to the cross-entropy of a batch, a scalar."""
 
 
 def fit(
@@ -101,19 +108,27 @@ def fit(
     settings: FitSettings,
     *,
     workdir: Path | None = None,
-    on_progress: OnProgress = _untold,
+    on_progress: OnProgress = untold,
+    term: Term | None = None,
 ) -> Classifier:
     """Fit a classifier to labelled and clicked images.
 
-    The trunk stays as it is, and so do the statistics of a pretrained backbone's batch norms; the last stage and the
-    head learn. Without clicks it is plain cross-entropy. On the CPU the same call gives the same weights.
+    The trunk stays as it is, and so do the statistics of a pretrained backbone's batch norms. The head is solved first
+    (linear probing, then fine-tuning: Kumar et al., ICLR 2022), on the same kind of images that the steps show: with
+    objects before other surroundings it is last-layer retraining on a balanced set (Kirichenko et al., ICLR 2023) that
+    nobody had to collect. Then the last stage and the head learn. Without clicks it is plain cross-entropy.
+
+    On the CPU the same call gives the same weights, unless the time budget is short. A fit that was killed goes on from
+    its last checkpoint when it is called again with the same arguments.
 
     Args:
         parent: what to start from; it is not changed.
         examples: those without a class teach nothing; those that cannot be read are left out, with a warning.
         settings: how.
-        workdir: folder for the trunk's features, which the next training uses again; None keeps nothing.
+        workdir: folder for the trunk's features, which the next training uses again, and for the checkpoint; None keeps
+            nothing.
         on_progress: told how far it is.
+        term: another guidance loss than the energy loss, for comparison.
 
     Returns:
         The fitted classifier, in evaluation mode, on the device of ``parent``.
@@ -123,219 +138,237 @@ def fit(
     """
     begun = time.monotonic()
     classifier = copy.deepcopy(parent).eval()
-    prepared = prepare(classifier, examples, settings, workdir, lambda done, what: on_progress(0.3 * done, what))
-    generator = torch.Generator().manual_seed(settings.seed)
+    prepared = prepare(
+        classifier,
+        examples,
+        views=settings.views,
+        carry_over=settings.carry_over,
+        time_budget_s=settings.time_budget_s,
+        workdir=workdir,
+        on_progress=lambda done, what: on_progress(0.3 * done, what),
+    )
+    sampler = _Sampler(prepared, settings, len(classifier.spec.classes))
     fresh = not bool(parent.head.weight.any())
-    epochs = settings.fresh_epochs if fresh else settings.epochs
-    steps = epochs * math.ceil(len(prepared.labels) / settings.batch_size)
-    stage, head = list(classifier.last_stage.parameters()), list(classifier.head.parameters())
-    rate = settings.learning_rate if classifier.pretrained else settings.small_learning_rate
-    rates = [rate, rate * settings.head_rate]
-    optimizer = torch.optim.AdamW([{"params": stage}, {"params": head}], weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=0.2)
-    # Statistics of few images ruin pretrained batch norms; the built-in network's have none yet.
-    classifier.last_stage.train(not classifier.pretrained)
-    for step in range(steps):
-        optimizer.zero_grad()
-        loss = _loss(classifier, prepared, settings, generator)
-        loss.backward()  # type: ignore[no-untyped-call] # torch does not type it
-        nn.utils.clip_grad_norm_([*stage, *head], 5.0)
-        optimizer.step()
-        schedule.step()
-        if step % 10 == 0:
-            on_progress(0.3 + 0.7 * step / steps, f"fitting: step {step} of {steps}, loss {loss.item():.3f}")
-        if time.monotonic() - begun > settings.time_budget_s:
-            log.warning("The fit ended after %s of %s steps: its time budget is spent.", step + 1, steps)
-            break
-    clicked = sum(bool(example.clicks) for example in examples)
+    passes = settings.fresh_epochs if fresh else settings.epochs if classifier.pretrained else settings.small_epochs
+    steps = passes * math.ceil(len(prepared.labels) / settings.batch_size)
+    loop = _Loop(classifier, sampler, settings, steps, term or _energy(settings))
+    checkpoint = _Checkpoint(workdir, loop, parent, settings)
+    if not checkpoint.resume():
+        _probe(classifier, sampler, settings)
+    with _made_fast(classifier, steps):
+        first, pace_begun = loop.step, time.monotonic()
+        while loop.step < loop.steps:
+            loss = loop.advance()
+            if loop.step % 10 == 0:
+                told = f"fitting: step {loop.step} of {loop.steps}, loss {loss.item():.3f}"
+                on_progress(0.3 + 0.7 * loop.step / loop.steps, told)
+            now = time.monotonic()
+            left = (settings.time_budget_s - (now - begun)) / (now - pace_begun) * (loop.step - first)
+            if left < loop.steps - loop.step:
+                loop.steps = loop.step + max(0, int(left))
+                log.warning("The fit ends with step %s: its time budget allows no more.", loop.steps)
+            checkpoint.keep()
+    checkpoint.remove()
+    clicked = sum(example.guides for example in examples)
     on_progress(1.0, f"fitted {len(prepared.labels)} images, {clicked} of them clicked")
     return classifier.eval()
 
 
-def prepare(
-    classifier: Classifier,
-    examples: Sequence[Example],
-    settings: FitSettings,
-    workdir: Path | None = None,
-    on_progress: OnProgress = _untold,
-) -> Prepared:
-    """Turn examples into what the trained part of a classifier learns from.
+class _Sampler:
+    """Draws the images of the steps."""
 
-    Args:
-        classifier: whose trunk is used, and whose attention maps the "Ignore" clicks were made on.
-        examples: images, classes and clicks.
-        settings: how many views.
-        workdir: folder for the trunk's features; None keeps nothing.
-        on_progress: told how far it is.
+    def __init__(self, prepared: Prepared, settings: FitSettings, classes: int) -> None:
+        self._prepared = prepared
+        self._settings = settings
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        counts = torch.bincount(prepared.labels, minlength=classes).float()
+        # Every class is seen equally often, however few of it there are.
+        self._balance = (1 / counts[prepared.labels]).cpu()
+        weights = settings.look_weight, settings.ignore_weight, settings.swap_share
+        self.guides = bool(prepared.guided.any()) and max(weights) > 0
 
-    Raises:
-        LookhereError: if no example has a class and can be read.
-    """
-    cache = _FeatureCache(classifier, workdir)
-    inputs: list[Tensor] = []
-    labels: list[int] = []
-    clicks: list[list[tuple[Click, ...]]] = []
-    for number, example in enumerate(examples):
-        if example.label is None:
-            continue
-        try:
-            content = hashlib.sha256(example.image.read_bytes()).digest()
-            image = to_tensor(load_image(example.image), classifier.spec.image_size)
-        except (OSError, LookhereError) as error:
-            log.warning("An example is left out: %s", error)
-            continue
-        seed = int.from_bytes(content[:4], "big")
-        views = [(image, example.clicks)]
-        views += [jittered(image, example.clicks, seed + view) for view in range(1, settings.views)]
-        inputs.append(cache.features(torch.stack([view for view, _ in views]), content))
-        labels.append(example.label)
-        clicks.append([moved for _, moved in views])
-        on_progress((number + 1) / len(examples), f"reading images: {number + 1} of {len(examples)}")
-    if not labels:
-        raise LookhereError("Expected examples with a class and a readable image to learn from, got none.")
-    guided = torch.tensor([float(bool(on[0])) for on in clicks])
-    trusted = _point(inputs, clicks)
-    if trusted:
-        others = (guided == 0).sum().clamp_min(1)
-        guided = torch.where(guided > 0, guided / guided.sum(), trusted / others)
-    return _targets(classifier, inputs, labels, clicks, guided)
+    @property
+    def prepared(self) -> Prepared:
+        """What is drawn from."""
+        return self._prepared
 
-
-def _point(inputs: Sequence[Tensor], clicks: list[list[tuple[Click, ...]]]) -> float:
-    """Put the clicks that the pointer expects on the images that nobody clicked; returns how far it is trusted."""
-    looked = [place for place, on in enumerate(clicks) if any(click.role is ClickRole.LOOK for click in on[0])]
-    if not looked:
-        return 0.0
-    features, places = [inputs[place][0] for place in looked], [clicks[place][0] for place in looked]
-    trusted = trust(features, places)
-    if trusted < _TRUSTWORTHY:
-        return 0.0
-    pointer = learn(features, places)
-    for views, on in zip(inputs, clicks, strict=True):
-        if not on[0]:
-            on[:] = [(Click(*pointer.point(view), ClickRole.LOOK),) for view in views]
-    return trusted
-
-
-def _targets(
-    classifier: Classifier,
-    inputs: Sequence[Tensor],
-    labels: Sequence[int],
-    clicks: Sequence[Sequence[Sequence[Click]]],
-    guided: Tensor,
-) -> Prepared:
-    shape = _map_shape(classifier, inputs[0])
-    looks, ignores, kept = [], [], []
-    for features, label, on in zip(inputs, labels, clicks, strict=True):
-        looks.append(torch.stack([look_target(view, shape) for view in on]))
-        ignores.append(_ignored(classifier, features, label, on, shape))
-        kept.append(torch.stack([look_target(view, (features.shape[2], features.shape[3])) for view in on]))
-    mask = torch.stack(kept)
-    # How much a click counts is the weight of the loss; the object is there or not.
-    mask = mask / mask.amax((2, 3), keepdim=True).clamp_min(1e-6)
-    device = next(classifier.parameters()).device
-    return Prepared(
-        torch.stack(list(inputs)).to(device),
-        torch.tensor(labels, device=device),
-        torch.stack(looks).to(device),
-        torch.stack(ignores).to(device),
-        mask.to(device),
-        guided,
-    )
-
-
-def _loss(classifier: Classifier, prepared: Prepared, settings: FitSettings, generator: torch.Generator) -> Tensor:
-    counts = torch.bincount(prepared.labels, minlength=len(classifier.spec.classes)).float()
-    # Every class is seen equally often, however few of it there are.
-    balance = (1 / counts[prepared.labels]).cpu()
-    labelled = _draw(balance, settings.batch_size, generator)
-    guides = bool(prepared.guided.any()) and max(settings.look_weight, settings.ignore_weight, settings.swap_weight) > 0
-    if not guides:
-        images, views = labelled, _views(prepared, len(labelled), generator)
-        output = classifier.from_trunk(prepared.inputs[images, views].float())
-        return F.cross_entropy(output.logits, prepared.labels[images])
-    guiding = _draw(balance * prepared.guided, settings.guided_batch_size, generator)
-    images = torch.cat([labelled, guiding])
-    views = _views(prepared, len(images), generator)
-    features = prepared.inputs[images, views].float()
-    known = prepared.kept[images, views]
-    others = torch.randperm(len(images), generator=generator)[: len(guiding)]
-    swapped = swap(features[len(labelled) :], known[len(labelled) :], features[others], known[others])
-    output = classifier.from_trunk(torch.cat([features, swapped]))
-    labels = prepared.labels[images]
-    guided = slice(len(labelled), len(images))
-    # An image with an "Ignore" alone does not say what its object is: it has nothing to put elsewhere.
-    shown = (known[guided].amax((1, 2)) > 0).float()
-    kept_class = (F.cross_entropy(output.logits[len(images) :], labels[guided], reduction="none") * shown).mean()
-    return (
-        F.cross_entropy(output.logits[: len(images)], labels)
-        + guidance_loss(
-            output.maps[guided],
-            labels[guided],
-            prepared.look[images, views][guided],
-            prepared.ignore[images, views][guided],
-            settings.look_weight,
-            settings.ignore_weight,
+    def draw(self) -> Batch:
+        """The images of the next step: labelled ones, then guiding ones."""
+        settings, prepared = self._settings, self._prepared
+        guiding = int(settings.guided_share * settings.batch_size) if self.guides else 0
+        images = self._pick(self._balance, settings.batch_size - guiding)
+        if guiding:
+            images = torch.cat([images, self._pick(self._balance * prepared.guided, guiding)])
+        views = torch.randint(prepared.inputs.shape[1], (len(images),), generator=self.generator)
+        features, kept = prepared.inputs[images, views].float(), prepared.kept[images, views]
+        if self.guides:
+            features = self._swapped(features, kept)
+        return Batch(
+            features,
+            prepared.labels[images],
+            prepared.look[images, views],
+            prepared.ignore[images, views],
+            kept,
+            slice(len(images) - guiding, len(images)),
         )
-        + settings.swap_weight * kept_class
-    )
+
+    def _swapped(self, features: Tensor, kept: Tensor) -> Tensor:
+        chance = torch.rand(len(features), generator=self.generator)
+        others = torch.randperm(len(features), generator=self.generator)
+        # An image with an "Ignore" alone does not say what its object is: it has nothing to put elsewhere.
+        shown = (kept.amax((1, 2)) > 0) & (chance < self._settings.swap_share).to(kept.device)
+        return torch.where(shown[:, None, None, None], swap(features, kept, features[others], kept[others]), features)
+
+    def _pick(self, weights: Tensor, count: int) -> Tensor:
+        return torch.multinomial(weights, count, replacement=True, generator=self.generator)
 
 
-def _draw(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    return torch.multinomial(weights, count, replacement=True, generator=generator)
+def _energy(settings: FitSettings) -> Term:
+    def energy(_classifier: Classifier, batch: Batch, output: ClassifierOutput) -> Tensor:
+        on = batch.guiding
+        targets = batch.look[on], batch.ignore[on]
+        return guidance_loss(output.maps[on], batch.labels[on], *targets, settings.look_weight, settings.ignore_weight)
+
+    return energy
 
 
-def _views(prepared: Prepared, count: int, generator: torch.Generator) -> Tensor:
-    return torch.randint(prepared.inputs.shape[1], (count,), generator=generator)
+class _Loop:
+    """The steps, and all that changes with them."""
+
+    def __init__(
+        self, classifier: Classifier, sampler: _Sampler, settings: FitSettings, steps: int, term: Term
+    ) -> None:
+        self.classifier = classifier
+        self.sampler = sampler
+        self.step = 0
+        self.steps = steps
+        self._term = term
+        stage, head = list(classifier.last_stage.parameters()), list(classifier.head.parameters())
+        self._parameters = [*stage, *head]
+        rate = settings.learning_rate if classifier.pretrained else settings.small_learning_rate
+        self._rates = rate, rate * settings.head_rate
+        self.optimizer = torch.optim.AdamW([{"params": stage}, {"params": head}], weight_decay=settings.weight_decay)
+
+    def advance(self) -> Tensor:
+        """One step; returns its loss."""
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * _one_cycle((self.step + 0.5) / self.steps)
+        batch = self.sampler.draw()
+        self.optimizer.zero_grad()
+        with torch.autocast(batch.features.device.type, torch.bfloat16, enabled=batch.features.is_cuda):
+            output = self.classifier.from_trunk(batch.features)
+        # Exponents and logarithms of small shares want the full precision.
+        output = ClassifierOutput(*(values.float() for values in output))
+        loss = F.cross_entropy(output.logits, batch.labels)
+        if self.sampler.guides:
+            loss = loss + self._term(self.classifier, batch, output)
+        loss.backward()  # type: ignore[no-untyped-call] # torch does not type it
+        nn.utils.clip_grad_norm_(self._parameters, 5.0)
+        self.optimizer.step()
+        self.step += 1
+        return loss.detach()
+
+    def state(self) -> dict[str, Any]:
+        """All that changes with the steps."""
+        return {
+            "step": self.step,
+            "classifier": self.classifier.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.sampler.generator.get_state(),
+        }
+
+    def go_on(self, state: dict[str, Any]) -> None:
+        """Take up where ``state`` was taken."""
+        self.classifier.load_state_dict(state["classifier"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.sampler.generator.set_state(state["generator"].cpu())
+        self.step = state["step"]
+
+
+def _one_cycle(progress: float) -> float:
+    """The learning rate as a share of its highest: up, then down, both as cosines (Smith and Topin 2019)."""
+    if progress < _WARM_UP:
+        return 0.04 + 0.96 * (1 - math.cos(math.pi * progress / _WARM_UP)) / 2
+    return (1 + math.cos(math.pi * (progress - _WARM_UP) / (1 - _WARM_UP))) / 2
+
+
+@contextmanager
+def _made_fast(classifier: Classifier, steps: int) -> Iterator[None]:
+    """Train with what a GPU is fast with; the classifier is left as it was."""
+    stage, device = classifier.last_stage, next(classifier.parameters()).device
+    # Statistics of few images ruin pretrained batch norms; the built-in network's have none yet.
+    stage.train(not classifier.pretrained)
+    if device.type != "cuda":
+        yield
+        return
+    stage.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch types it for tensors alone
+    if steps >= _LONG:
+        stage.compile()
+    try:
+        yield
+    finally:
+        stage._compiled_call_impl = None
+        stage.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
 @torch.inference_mode()
-def _map_shape(classifier: Classifier, features: Tensor) -> tuple[int, int]:
-    device = next(classifier.parameters()).device
-    height, width = classifier.from_trunk(features[:1].float().to(device)).maps.shape[2:]
-    return height, width
+def _probe(classifier: Classifier, sampler: _Sampler, settings: FitSettings) -> None:
+    """Solve the head on the last stage as it is, by logistic regression."""
+    wanted = min(settings.probes_per_class * len(classifier.spec.classes), _MOST_PROBES)
+    classifier.eval()
+    batches = [sampler.draw() for _ in range(math.ceil(wanted / settings.batch_size))]
+    features = torch.cat([classifier.from_trunk(batch.features).features for batch in batches]).double().cpu().numpy()
+    labels = torch.cat([batch.labels for batch in batches]).cpu().numpy()
+    solve_head(classifier.head, features, labels)
 
 
-@torch.inference_mode()
-def _ignored(
-    classifier: Classifier, features: Tensor, label: int, clicks: Sequence[Sequence[Click]], shape: tuple[int, int]
-) -> Tensor:
-    """(V, h, w) targets of "Ignore", on the attention that the classifier pays to the class before it learns."""
-    if all(click.role is ClickRole.LOOK for view in clicks for click in view):
-        return torch.zeros(len(clicks), *shape)
-    device = next(classifier.parameters()).device
-    maps = classifier.from_trunk(features.float().to(device)).maps
-    attention = F.relu(contrast_map(maps, torch.full((len(maps),), label, device=device)))
-    attention = attention / attention.amax((1, 2), keepdim=True).clamp_min(1e-12)
-    return torch.stack([ignore_target(view, map_) for view, map_ in zip(clicks, attention.cpu().numpy(), strict=True)])
+class _Checkpoint:
+    """The state of a loop on disk, so that a killed fit goes on where it was."""
+
+    def __init__(self, workdir: Path | None, loop: _Loop, parent: Classifier, settings: FitSettings) -> None:
+        self._path = workdir / _CHECKPOINT if workdir is not None else None
+        self._loop = loop
+        self._every = settings.checkpoint_every_s
+        self._kept = time.monotonic()
+        self._fit = _fingerprint(loop, parent, settings) if workdir is not None else ""
+
+    def resume(self) -> bool:
+        """Whether there was one of this fit; the loop then stands where it was kept."""
+        if self._path is None or not self._path.exists():
+            return False
+        try:
+            state = torch.load(self._path, map_location="cpu", weights_only=True)
+            if state["fit"] != self._fit:
+                return False
+            self._loop.go_on(state)
+        except Exception as error:  # noqa: BLE001 - the unpickler raises anything on bytes that are no checkpoint
+            log.warning("The checkpoint is unreadable, the fit begins anew: %s", error)
+            return False
+        log.info("The fit goes on from step %s of %s.", self._loop.step, self._loop.steps)
+        return True
+
+    def keep(self) -> None:
+        """Keep the state, if the last time is long enough ago."""
+        if self._path is None or time.monotonic() - self._kept < self._every:
+            return
+        with tempfile.NamedTemporaryFile(dir=self._path.parent, delete=False) as file:
+            torch.save({"fit": self._fit, **self._loop.state()}, file)
+        Path(file.name).replace(self._path)
+        self._kept = time.monotonic()
+
+    def remove(self) -> None:
+        """The fit has ended."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
 
 
-class _FeatureCache:
-    """What the trunk gives for the views of an image, kept on disk by content: half precision, a file an image."""
-
-    def __init__(self, classifier: Classifier, workdir: Path | None) -> None:
-        self._classifier = classifier
-        self._folder: Path | None = None
-        if workdir is not None:
-            digest = hashlib.sha256(repr(classifier.spec.image_size).encode())
-            for tensor in classifier.trunk.state_dict().values():
-                digest.update(tensor.cpu().numpy().tobytes())
-            self._folder = workdir / "features" / digest.hexdigest()[:16]
-            self._folder.mkdir(parents=True, exist_ok=True)
-
-    @torch.inference_mode()
-    def features(self, views: Tensor, content: bytes) -> Tensor:
-        """(V, C, H, W) float16."""
-        path = self._folder / f"{content.hex()[:32]}-{len(views)}.npy" if self._folder else None
-        if path is not None and path.exists():
-            try:
-                return torch.from_numpy(np.load(path))
-            except (OSError, ValueError) as error:
-                log.warning("Cached features are unreadable and made anew: %s", error)
-        device = next(self._classifier.parameters()).device
-        features: Tensor = self._classifier.trunk(views.to(device)).half().cpu()
-        if path is not None:
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-                np.save(file, features.numpy())
-            Path(file.name).replace(path)
-        return features
+def _fingerprint(loop: _Loop, parent: Classifier, settings: FitSettings) -> str:
+    """What makes a fit this one: where it starts, what it learns from, and how."""
+    prepared = loop.sampler.prepared
+    how = replace(settings, time_budget_s=math.inf, checkpoint_every_s=0.0)
+    digest = hashlib.sha256(repr((parent.spec, how, loop.steps)).encode())
+    learnt_from = prepared.labels, prepared.look, prepared.ignore, prepared.kept, prepared.guided
+    started_from = (*parent.last_stage.state_dict().values(), *parent.head.state_dict().values())
+    for tensor in (*learnt_from, *started_from, prepared.inputs.float().mean((2, 3, 4))):
+        digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()
