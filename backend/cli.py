@@ -209,6 +209,18 @@ def bench_guidance(
     bench(protocol, out, report)
 
 
+@bench.command("speed")
+@click.option("--data", default="digits", show_default=True, help="`digits`, or a folder in the pack format.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Weights of the backbone to start from.")
+@click.option("--backbone", help="A torchvision backbone. Default: resnet18 with --weights, else the built-in network.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/out"), show_default=True)
+def bench_speed(data: str, weights: Path | None, backbone: str | None, out: Path) -> None:
+    """Attention maps, a guided step and a retraining, each against its rival; needs pytorch-grad-cam."""
+    from backend.bench.speed import bench
+
+    bench(data, backbone or ("resnet18" if weights else "small"), weights, out)
+
+
 def _counts(text: str) -> tuple[int, ...]:
     try:
         counts = tuple(int(count) for count in text.split(","))

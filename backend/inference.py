@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from backend.domain import Click, ClickRole, LookhereError, Prediction
-from backend.guidance.classifier import Classifier, load
+from backend.guidance.classifier import Classifier, device_of, load
 from backend.guidance.data import load_image
 from backend.guidance.overlay import attention_overlay
 from backend.guidance.predicting import predict
@@ -35,7 +35,7 @@ class Inference:
     """
 
     def __init__(self, device: str | None = None) -> None:
-        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._device = device_of(device)
         self._loaded: OrderedDict[str, Classifier] = OrderedDict()
 
     @classmethod

@@ -115,6 +115,11 @@ class Classifier(nn.Module):
         return ClassifierOutput(maps.mean((2, 3)) + self.head.bias, maps, cells.mean((2, 3)))
 
 
+def device_of(name: str | None) -> torch.device:
+    """The device that a setting names; ``cuda`` where there is one, if it names none."""
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
 def create(
     backbone: str,
     classes: tuple[str, ...],

@@ -41,6 +41,7 @@ class FitSettings:
         epochs: passes over the labelled images when a trained, pretrained backbone learns on.
         fresh_epochs: the same for a classifier that has learnt nothing yet.
         small_epochs: the same for the built-in network when it learns on; nobody trained it before.
+        fewest_steps: are taken, however few images there are.
         learning_rate: of AdamW, at its highest, for the last stage of a pretrained backbone.
         small_learning_rate: the same for the built-in network.
         head_rate: how many times faster the head learns; its gradient is a mean over all cells, and small.
@@ -61,6 +62,7 @@ class FitSettings:
     epochs: int = 4
     fresh_epochs: int = 12
     small_epochs: int = 25
+    fewest_steps: int = 24
     learning_rate: float = 5e-4
     small_learning_rate: float = 5e-3
     head_rate: float = 10.0
@@ -147,11 +149,11 @@ def fit(
         workdir=workdir,
         on_progress=lambda done, what: on_progress(0.3 * done, what),
     )
-    sampler = _Sampler(prepared, settings, len(classifier.spec.classes))
+    sampler = Sampler(prepared, settings, len(classifier.spec.classes))
     fresh = not bool(parent.head.weight.any())
     passes = settings.fresh_epochs if fresh else settings.epochs if classifier.pretrained else settings.small_epochs
-    steps = passes * math.ceil(len(prepared.labels) / settings.batch_size)
-    loop = _Loop(classifier, sampler, settings, steps, term or _energy(settings))
+    steps = max(settings.fewest_steps, passes * math.ceil(len(prepared.labels) / settings.batch_size))
+    loop = Loop(classifier, sampler, settings, steps, term or energy_term(settings))
     checkpoint = _Checkpoint(workdir, loop, parent, settings)
     if not checkpoint.resume():
         _probe(classifier, sampler, settings)
@@ -159,7 +161,7 @@ def fit(
         first, pace_begun = loop.step, time.monotonic()
         while loop.step < loop.steps:
             loss = loop.advance()
-            if loop.step % 10 == 0:
+            if loop.step % 10 == 1:
                 told = f"fitting: step {loop.step} of {loop.steps}, loss {loss.item():.3f}"
                 on_progress(0.3 + 0.7 * loop.step / loop.steps, told)
             now = time.monotonic()
@@ -174,8 +176,14 @@ def fit(
     return classifier.eval()
 
 
-class _Sampler:
-    """Draws the images of the steps."""
+class Sampler:
+    """Draws the images of the steps.
+
+    Args:
+        prepared: what is drawn from.
+        settings: how many, and in which mixture.
+        classes: how many there are.
+    """
 
     def __init__(self, prepared: Prepared, settings: FitSettings, classes: int) -> None:
         self._prepared = prepared
@@ -223,7 +231,9 @@ class _Sampler:
         return torch.multinomial(weights, count, replacement=True, generator=self.generator)
 
 
-def _energy(settings: FitSettings) -> Term:
+def energy_term(settings: FitSettings) -> Term:
+    """The energy loss, as ``guidance_loss`` says."""
+
     def energy(_classifier: Classifier, batch: Batch, output: ClassifierOutput) -> Tensor:
         on = batch.guiding
         targets = batch.look[on], batch.ignore[on]
@@ -232,12 +242,18 @@ def _energy(settings: FitSettings) -> Term:
     return energy
 
 
-class _Loop:
-    """The steps, and all that changes with them."""
+class Loop:
+    """The steps, and all that changes with them.
 
-    def __init__(
-        self, classifier: Classifier, sampler: _Sampler, settings: FitSettings, steps: int, term: Term
-    ) -> None:
+    Args:
+        classifier: is trained.
+        sampler: of its images.
+        settings: how.
+        steps: how many there will be.
+        term: what is added to the cross-entropy, if there is guidance.
+    """
+
+    def __init__(self, classifier: Classifier, sampler: Sampler, settings: FitSettings, steps: int, term: Term) -> None:
         self.classifier = classifier
         self.sampler = sampler
         self.step = 0
@@ -312,7 +328,7 @@ def _made_fast(classifier: Classifier, steps: int) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def _probe(classifier: Classifier, sampler: _Sampler, settings: FitSettings) -> None:
+def _probe(classifier: Classifier, sampler: Sampler, settings: FitSettings) -> None:
     """Solve the head on the last stage as it is, by logistic regression."""
     wanted = min(settings.probes_per_class * len(classifier.spec.classes), _MOST_PROBES)
     classifier.eval()
@@ -325,7 +341,7 @@ def _probe(classifier: Classifier, sampler: _Sampler, settings: FitSettings) -> 
 class _Checkpoint:
     """The state of a loop on disk, so that a killed fit goes on where it was."""
 
-    def __init__(self, workdir: Path | None, loop: _Loop, parent: Classifier, settings: FitSettings) -> None:
+    def __init__(self, workdir: Path | None, loop: Loop, parent: Classifier, settings: FitSettings) -> None:
         self._path = workdir / _CHECKPOINT if workdir is not None else None
         self._loop = loop
         self._every = settings.checkpoint_every_s
@@ -362,7 +378,7 @@ class _Checkpoint:
             self._path.unlink(missing_ok=True)
 
 
-def _fingerprint(loop: _Loop, parent: Classifier, settings: FitSettings) -> str:
+def _fingerprint(loop: Loop, parent: Classifier, settings: FitSettings) -> str:
     """What makes a fit this one: where it starts, what it learns from, and how."""
     prepared = loop.sampler.prepared
     how = replace(settings, time_budget_s=math.inf, checkpoint_every_s=0.0)

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version as installed
 
 from backend.domain import Example, Guidance, JobKind, LookhereError, ModelVersion, Project
-from backend.guidance.classifier import Classifier, create, load, save
+from backend.guidance.classifier import Classifier, create, device_of, load, save
 from backend.guidance.metrics import Metrics, evaluate
 from backend.guidance.training import FitSettings, fit
 from backend.jobs.context import Context, Report
@@ -23,10 +23,10 @@ log = logging.getLogger(__name__)
 
 _HELD_OUT = 10
 """One labelled task in this many is kept for evaluation."""
-_FEWEST_CLICKED_TO_HOLD_OUT = 40
+_FEWEST_CLICKED_TO_HOLD_OUT = 20
 """Below this, every clicked task teaches: a few clicks measure little and mean much."""
 _TOLERANCE = 0.05
-"""Accuracy that a version may lose on the held-out tasks, beside what chance explains, and still be served."""
+"""What a version may lose on the held-out tasks, beside what chance explains, and still be served."""
 _LIBRARIES = ("lookhere", "torch", "torchvision", "numpy", "scikit-image")
 
 
@@ -47,7 +47,7 @@ def train(context: Context, project: Project, report: Report) -> ModelVersion:
         report: told the progress.
 
     Returns:
-        The new version, active unless it is worse than the one served.
+        The new version, active unless it is worse than the one served, in accuracy or attention.
 
     Raises:
         LookhereError: if fewer than two classes have a labelled task, or the label config cannot work.
@@ -75,6 +75,10 @@ def train(context: Context, project: Project, report: Report) -> ModelVersion:
     )
     report(0.8, "evaluating")
     metrics = evaluate(classifier, split.held_out)
+    # Where the classes have changed there is nothing to compare: `parent` is new.
+    comparable = active is not None and bool(parent.head.weight.any())
+    served = evaluate(parent, split.held_out) if comparable else None
+    refused = worse(metrics, served) if served else None
     card = {
         "backbone": classifier.spec.backbone,
         "classes": list(classes),
@@ -85,13 +89,15 @@ def train(context: Context, project: Project, report: Report) -> ModelVersion:
         "clicked": sum(bool(example.clicks) for example in split.training),
         "fit": asdict(fit_settings),
         "metrics": metrics.to_json(),
+        "parent_metrics": served.to_json() if served else None,
+        "refused": refused,
         "seconds": round(time.monotonic() - begun, 1),
         "libraries": {name: installed(name) for name in _LIBRARIES},
     }
     version = store.versions.publish(project.key, lambda folder: save(classifier, folder), card)
-    if active is not None and _is_worse(metrics, evaluate(load(active.folder), split.held_out)):
-        log.warning("Version %s is worse than %s on the held-out tasks; not activated.", version.name, active.name)
-        report(1.0, f"{version.name} is published, but worse than {active.name}, which stays active")
+    if active is not None and refused is not None:
+        log.warning("Version %s is not activated: on the held-out tasks its %s.", version.name, refused)
+        report(1.0, f"{version.name} is published, but {active.name} stays active: {refused}")
         return version
     store.versions.activate(project.key, version.name)
     store.jobs.request(project.key, JobKind.SCORE)
@@ -128,12 +134,13 @@ def examples(context: Context, project: Project, guidance: Sequence[Guidance], c
 def starting_point(context: Context, active: ModelVersion | None, classes: Sequence[str]) -> Classifier:
     """The classifier that a training starts from: the active version, or a new one where the classes have changed."""
     if active is not None:
-        classifier = load(active.folder)
+        classifier = load(active.folder, device_of(context.settings.device))
         if classifier.spec.classes == tuple(classes):
             return classifier
         log.warning("The classes have changed since version %s; the classifier starts anew.", active.name)
     settings = context.settings
-    return create(settings.backbone, tuple(classes), settings.image_size, settings.weights, settings.seed)
+    start = create(settings.backbone, tuple(classes), settings.image_size, settings.weights, settings.seed)
+    return start.to(device_of(settings.device))
 
 
 def _reconciled(context: Context, project: Project) -> Project:
@@ -160,11 +167,29 @@ def _is_held_out(task: int) -> bool:
     return hashlib.sha256(str(task).encode()).digest()[0] % _HELD_OUT == 0
 
 
-def _is_worse(new: Metrics, served: Metrics) -> bool:
-    if not new.images:
-        return False
-    chance = 2 * math.sqrt(max(served.accuracy * (1 - served.accuracy), 0.05) / new.images)
-    return new.accuracy < served.accuracy - max(_TOLERANCE, chance)
+def worse(new: Metrics, served: Metrics) -> str | None:
+    """What is worse about a version on the held-out tasks, beyond a tolerance and chance; None if nothing is.
+
+    Args:
+        new: of the version that may be activated.
+        served: of the active version, on the same tasks.
+    """
+    gates = (
+        ("accuracy", new.accuracy, served.accuracy, new.images, +1),
+        ("share of “Look here” clicks under the attention's peak", new.look_accuracy, served.look_accuracy,
+         new.look_clicks, +1),
+        ("share of the attention on what is to be ignored", new.ignored_energy, served.ignored_energy,
+         new.ignore_clicks, -1),
+    )  # fmt: skip
+    for name, found, before, count, better in gates:
+        if count and better * (before - found) > max(_TOLERANCE, _chance(before, count)):
+            return f"{name} is {found:.0%}, of the active version {before:.0%}"
+    return None
+
+
+def _chance(share: float, count: int) -> float:
+    """Two standard deviations of a share among so many."""
+    return 2 * math.sqrt(max(share * (1 - share), 0.05) / count)
 
 
 def _data_hash(guidance: Sequence[Guidance]) -> str:

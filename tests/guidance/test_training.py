@@ -10,16 +10,23 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from backend.domain import Click, ClickRole, Example, LookhereError, Origin
 from backend.guidance.classifier import SMALL, Classifier, create
-from backend.guidance.data import jittered
+from backend.guidance.data import jittered_image, jittered_marks
 from backend.guidance.losses import contrast_map, energy_share, guidance_loss, swap
-from backend.guidance.pointer import learn, trust
-from backend.guidance.targets import affected_disc, affected_segment, disc, ignore_target, look_target
-from backend.guidance.training import FitSettings, fit
+from backend.guidance.pointer import Pointer, learn, trust
+from backend.guidance.preparing import prepare
+from backend.guidance.probe import solve_head
+from backend.guidance.targets import Marks, affected_disc, affected_segment, disc, ignore_target, look_target
+from backend.guidance.training import FitSettings, Loop, fit
 
-QUICK = FitSettings(epochs=2, fresh_epochs=3, views=2)
+QUICK = FitSettings(
+    epochs=2, fresh_epochs=3, small_epochs=2, fewest_steps=2, views=2, batch_size=16, probes_per_class=32
+)
 RNG = np.random.default_rng(0)
 
 
@@ -62,10 +69,10 @@ def test_the_guidance_term_has_a_gradient_on_every_weight() -> None:
     assert classifier.head.weight.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("term", ["look_weight", "swap_weight", "ignore_weight"])
+@pytest.mark.parametrize("term", ["look_weight", "swap_share", "ignore_weight"])
 def test_a_click_at_another_place_gives_other_weights(examples: list[Example], term: str) -> None:
     parent = fit(create(SMALL, ("a", "b")), examples, QUICK)
-    alone = replace(QUICK, **{**dict.fromkeys(("look_weight", "swap_weight", "ignore_weight"), 0.0), term: 1.0})
+    alone = replace(QUICK, **{**dict.fromkeys(("look_weight", "swap_share", "ignore_weight"), 0.0), term: 1.0})
     role = ClickRole.IGNORE if term == "ignore_weight" else ClickRole.LOOK
     here, there = (
         [replace(one, clicks=(Click(x, x, role),)) if place < 4 else one for place, one in enumerate(examples)]
@@ -76,7 +83,7 @@ def test_a_click_at_another_place_gives_other_weights(examples: list[Example], t
 
 def test_without_weight_a_click_changes_nothing(examples: list[Example]) -> None:
     parent = create(SMALL, ("a", "b"))
-    silent = replace(QUICK, look_weight=0.0, ignore_weight=0.0, swap_weight=0.0)
+    silent = replace(QUICK, look_weight=0.0, ignore_weight=0.0, swap_share=0.0)
     assert torch.equal(
         weights(fit(parent, examples, silent)), weights(fit(parent, clicked(examples, 0.2, 0.2), silent))
     )
@@ -164,14 +171,31 @@ def test_a_swap_keeps_the_object_and_takes_the_others_surroundings() -> None:
     assert mixed[0, 0, 3, 3] == pytest.approx(7), "their own object is gone"
 
 
-def test_clicks_move_with_their_image() -> None:
+def test_marks_move_with_their_image() -> None:
     image = torch.zeros(3, 60, 60)
     image[:, 20:25, 40:45] = 1
+    marks = Marks((look(42.5 / 60, 22.5 / 60),), image[0])
     for seed in range(20):
-        moved, (click,) = jittered(image, (look(42.5 / 60, 22.5 / 60),), seed)
+        moved, on = jittered_image(image, seed), jittered_marks(marks, 60, seed)
         rows, columns = torch.nonzero(moved[0] > 0.5, as_tuple=True)
+        (click,) = on.clicks
         assert click.x * 60 == pytest.approx(columns.float().mean().item() + 0.5, abs=1.5)
         assert click.y * 60 == pytest.approx(rows.float().mean().item() + 0.5, abs=1.5)
+        assert on.region is not None
+        assert torch.equal(on.region > 0.5, moved[0] > 0.5)
+    far = Marks((look(0.001, 0.001),))
+    assert any(not jittered_marks(far, 60, seed).clicks for seed in range(20)), "what left the image is gone"
+
+
+def test_an_outline_takes_the_place_of_clicks() -> None:
+    region = torch.zeros(40, 40)
+    region[:20] = 1
+    marks = Marks((look(0.5, 0.9),), region)
+    assert torch.equal(marks.look((4, 4)), torch.tensor([[1.0] * 4, [1.0] * 4, [0.0] * 4, [0.0] * 4]))
+    assert marks.found(0.9, 0.1)
+    assert not marks.found(0.5, 0.9)
+    assert Marks((look(0.5, 0.9),)).found(0.5, 0.8)
+    assert not Marks((look(0.5, 0.9),)).found(0.5, 0.1)
 
 
 def test_targets_weigh_what_a_click_is_worth() -> None:
@@ -203,9 +227,93 @@ def test_a_pointer_finds_what_was_clicked_elsewhere() -> None:
         cells[0, row - 1 : row + 2, column - 1 : column + 2] += 4
         features.append(cells)
         clicks.append((look((column + 0.5) / 10, (row + 0.5) / 10),))
-    pointer = learn(features[:8], clicks[:8])
+    marks = [Marks(on) for on in clicks]
+    pointer = learn(features[:8], marks[:8])
     for cells, (click,) in zip(features[8:], clicks[8:], strict=True):
         assert pointer.point(cells) == pytest.approx((click.x, click.y), abs=0.11)
-    assert trust(features, clicks) == 1.0
-    astray = [(look(float(x), float(y)),) for x, y in torch.rand(12, 2, generator=generator)]
-    assert trust(features, astray) < 0.5
+    assert trust(features, marks) == 1.0
+    astray = [Marks((look(float(x), float(y)),)) for x, y in torch.rand(12, 2, generator=generator)]
+    assert trust(features, astray) < 1 / 3
+
+
+def test_a_pointer_mends_a_click_that_slipped_and_doubts_one_far_away() -> None:
+    weights = torch.tensor([1.0, 0.0])
+    cells = torch.zeros(1, 10, 10)
+    cells[0, 2, 2], cells[0, 7, 7] = 1.0, 0.9
+    pointer = Pointer(weights, torch.tensor(0.0))
+    assert pointer.point(cells) == pytest.approx((0.25, 0.25))
+    assert pointer.point(cells, disc(0.72, 0.7, (10, 10))) == pytest.approx((0.75, 0.75))
+    cells[0, 7, 7] = 0.1
+    assert pointer.point(cells, disc(0.72, 0.7, (10, 10))) == pytest.approx((0.25, 0.25))
+
+
+def test_a_head_is_solved_as_scikit_learn_solves_it() -> None:
+    features = RNG.normal(size=(60, 5)) * [1, 10, 0.1, 1, 1] + 3
+    for labels in (RNG.integers(0, 3, 60), np.where(features[:, 0] > 3, 0, 2)):
+        head = torch.nn.Linear(5, 4)
+        solve_head(head, features, labels)
+        reference = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000)).fit(features, labels)
+        with torch.no_grad():
+            found = head(torch.from_numpy(features).float())
+        present = found[:, np.unique(labels)].softmax(1).numpy()
+        np.testing.assert_allclose(present, reference.predict_proba(features), atol=1e-4)
+        assert not head.weight[3].any(), "a class without an image speaks for nothing"
+    before = head.weight.clone()
+    solve_head(head, features, np.zeros(60, int))
+    assert torch.equal(head.weight, before), "one class alone says nothing"
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_killed_fit_goes_on_where_it_was(
+    examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    parent, taught = create(SMALL, ("a", "b")), clicked(examples, 0.2, 0.2)
+    settings = replace(QUICK, fresh_epochs=6, checkpoint_every_s=0.0)
+    whole = fit(parent, taught, settings, workdir=tmp_path / "whole")
+    advance = Loop.advance
+
+    def dying(loop: Loop) -> torch.Tensor:
+        if loop.step == 4:
+            raise Killed
+        return advance(loop)
+
+    monkeypatch.setattr(Loop, "advance", dying)
+    with pytest.raises(Killed):
+        fit(parent, taught, settings, workdir=tmp_path)
+    steps: list[int] = []
+    monkeypatch.setattr(Loop, "advance", lambda loop: (steps.append(loop.step), advance(loop))[1])
+    resumed = fit(parent, taught, settings, workdir=tmp_path)
+    assert steps == [4, 5]
+    assert "goes on from step 4" in caplog.text
+    assert torch.equal(weights(resumed), weights(whole))
+    assert not list(tmp_path.glob("*.pt")), "a fit that ended leaves no checkpoint"
+
+
+@pytest.mark.parametrize("fault", ["other clicks", "torn"])
+def test_a_checkpoint_of_another_fit_is_not_taken_up(
+    examples: list[Example], tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent, taught = create(SMALL, ("a", "b")), clicked(examples, 0.2, 0.2)
+    settings = replace(QUICK, checkpoint_every_s=0.0)
+    expected = fit(parent, taught, settings)
+    with monkeypatch.context() as patched:
+        patched.setattr("backend.guidance.training._Checkpoint.remove", lambda _checkpoint: None)
+        fit(parent, clicked(examples, 0.8, 0.8), settings, workdir=tmp_path)
+    (kept,) = tmp_path.glob("*.pt")
+    if fault == "torn":
+        kept.write_bytes(kept.read_bytes()[:100])
+    assert torch.equal(weights(fit(parent, taught, settings, workdir=tmp_path)), weights(expected))
+
+
+def test_a_short_budget_ends_reading_too_and_clicked_images_come_first(
+    examples: list[Example], caplog: pytest.LogCaptureFixture
+) -> None:
+    taught = [*examples[4:], *clicked(examples, 0.2, 0.2)[:4]]
+    found = prepare(create(SMALL, ("a", "b")), taught, time_budget_s=0.0)
+    assert 2 <= len(found.labels) < len(taught)
+    assert found.guided.all()
+    assert "budget" in caplog.text

@@ -11,10 +11,11 @@ from PIL import Image
 
 from backend.domain import Annotation, Click, ClickRole, JobKind, JobState, LookhereError, Origin, Project, Task
 from backend.guidance.classifier import SMALL, load
+from backend.guidance.metrics import Metrics
 from backend.jobs.context import Context
 from backend.jobs.local import LocalEngine
 from backend.jobs.score import score
-from backend.jobs.train import train
+from backend.jobs.train import train, worse
 from backend.settings import Settings
 
 CONFIG = """<View>
@@ -129,3 +130,43 @@ def test_a_cancelled_job_stops(context: Context, project: Project, monkeypatch: 
     assert ended is not None
     assert ended.state is JobState.CANCELLED
     assert context.store.versions.active(project.key) is None
+
+
+def metrics(**figures: float) -> Metrics:
+    whole = {"images": 100, "look_clicks": 40, "ignore_clicks": 40}
+    shares = {"accuracy": 0.9, "calibration_error": 0.1, "look_accuracy": 0.8, "ignored_energy": 0.2}
+    return Metrics(**{**whole, **shares, **figures})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("figures", "said"),
+    [
+        ({}, None),
+        ({"accuracy": 0.7}, "accuracy is 70%, of the active version 90%"),
+        ({"accuracy": 0.86}, None),
+        ({"look_accuracy": 0.5}, "Look here"),
+        ({"look_accuracy": 0.5, "look_clicks": 4}, None),
+        ({"look_accuracy": 0.0, "look_clicks": 0}, None),
+        ({"ignored_energy": 0.5}, "to be ignored"),
+        ({"ignored_energy": 0.0, "accuracy": 1.0}, None),
+    ],
+)
+def test_what_is_worse_beyond_chance_is_not_served(figures: dict[str, float], said: str | None) -> None:
+    found = worse(metrics(**figures), metrics())
+    assert (found is None) if said is None else (found is not None and said in found)
+
+
+def test_a_version_that_lost_its_attention_is_published_and_not_served(
+    context: Context, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = train(context, project, quiet)
+    figures = iter([metrics(look_accuracy=0.1), metrics()])
+    monkeypatch.setattr("backend.jobs.train.evaluate", lambda _classifier, _examples: next(figures))
+    second = train(context, project, quiet)
+    assert not second.active
+    active = context.store.versions.active(project.key)
+    assert active is not None
+    assert active.name == first.name
+    assert "Look here" in second.card["refused"]
+    assert second.card["metrics"]["look_accuracy"] == 0.1
+    assert second.card["parent_metrics"]["look_accuracy"] == 0.8
