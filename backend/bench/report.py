@@ -58,7 +58,7 @@ def table(name: str, summary: Summary) -> str:
     """A Markdown table of a data set's summary, with a legend of its methods."""
     seeds = max((row["seeds"] for row in summary), default=0)
     lines = [
-        f"Test images of {name}; mean ± half of the 95 % interval over {seeds} seeds; in percent where above 1.",
+        f"Test images of {name}; mean ± half of the 95 % interval over {seeds} seeds. Accuracies and flips in percent.",
         "",
         f"| method | clicked | {' | '.join(title for _, title, *_ in _FIGURES)} |",
         "|---" * (2 + len(_FIGURES)) + "|",
