@@ -182,14 +182,15 @@ def worse(new: Metrics, served: Metrics) -> str | None:
          new.ignore_clicks, -1),
     )  # fmt: skip
     for name, found, before, count, better in gates:
-        if count and better * (before - found) > max(_TOLERANCE, _chance(before, count)):
+        if count and better * (before - found) > max(_TOLERANCE, _chance(before, found, count)):
             return f"{name} is {found:.0%}, of the active version {before:.0%}"
     return None
 
 
-def _chance(share: float, count: int) -> float:
-    """Two standard deviations of a share among so many."""
-    return 2 * math.sqrt(max(share * (1 - share), 0.05) / count)
+def _chance(one: float, other: float, count: int) -> float:
+    """Two standard deviations of the difference between two shares among so many, with Laplace's rule for few."""
+    share = (count * (one + other) + 1) / (2 * count + 2)
+    return 2 * math.sqrt(2 * share * (1 - share) / count)
 
 
 def _data_hash(guidance: Sequence[Guidance]) -> str:

@@ -146,6 +146,7 @@ def metrics(**figures: float) -> Metrics:
         ({"accuracy": 0.86}, None),
         ({"look_accuracy": 0.5}, "Look here"),
         ({"look_accuracy": 0.5, "look_clicks": 4}, None),
+        ({"look_accuracy": 0.0, "look_clicks": 2}, None),
         ({"look_accuracy": 0.0, "look_clicks": 0}, None),
         ({"ignored_energy": 0.5}, "to be ignored"),
         ({"ignored_energy": 0.0, "accuracy": 1.0}, None),
