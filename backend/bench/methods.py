@@ -20,7 +20,7 @@ from backend.bench.data import Masked
 from backend.demo.annotator import SimulatedAnnotator
 from backend.domain import Click, ClickRole, Example, Prediction
 from backend.guidance.classifier import Classifier, ClassifierOutput
-from backend.guidance.losses import contrast_map
+from backend.guidance.losses import contrast_map, evidence
 from backend.guidance.metrics import energy_pointing_game
 from backend.guidance.training import Batch, FitSettings, Term
 
@@ -62,7 +62,7 @@ class Method:
 
 def attention_of(output: ClassifierOutput, batch: Batch) -> Tensor:
     """(N, h, w) the positive part of the contrast maps of the guiding images."""
-    return F.relu(contrast_map(output.maps[batch.guiding], batch.labels[batch.guiding]))
+    return evidence(contrast_map(output.maps[batch.guiding], batch.labels[batch.guiding]))
 
 
 def paper_term(_classifier: Classifier, batch: Batch, output: ClassifierOutput) -> Tensor:

@@ -1,7 +1,7 @@
 """What a click asks of the classifier: attention, and the same answer whatever surrounds the object.
 
 For a clicked image with class y, target t ∈ [0, 1] on the cells ("Look here"), n ∈ [0, 1] ("Ignore"), and the positive
-part s of the contrast map S = M_y − mean of the other classes' maps:
+part s of the contrast map S = M_y − mean of the other classes' maps (``evidence``):
 
     L = CE − λ₊ log(Σ t·s / Σ s) − λ₋ log(1 − Σ n·s / Σ s)
 
@@ -34,8 +34,24 @@ def contrast_map(maps: Tensor, labels: Tensor) -> Tensor:
     return own - others
 
 
+def evidence(contrast: Tensor) -> Tensor:
+    """What of contrast maps counts as attention: their positive part.
+
+    The head's bias alone can speak for a class while every cell speaks against it. Then the cells are judged beside
+    each other, by what is above their mean: such an image has attention to show, and a gradient to move it.
+
+    Args:
+        contrast: (N, h, w) signed.
+
+    Returns:
+        (N, h, w), not negative; all 0 only where the whole map is one value.
+    """
+    best = contrast.amax((1, 2), keepdim=True)
+    return F.relu(torch.where(best > 0, contrast, contrast - contrast.mean((1, 2), keepdim=True)))
+
+
 def energy_share(contrast: Tensor, region: Tensor) -> Tensor:
-    """The share of the positive energy of maps that lies in a region.
+    """The share of the attention of maps that lies in a region.
 
     Args:
         contrast: (N, h, w) signed.
@@ -44,7 +60,7 @@ def energy_share(contrast: Tensor, region: Tensor) -> Tensor:
     Returns:
         (N,) in [0, 1].
     """
-    energy = F.relu(contrast)
+    energy = evidence(contrast)
     return (region * energy).sum((1, 2)) / (energy.sum((1, 2)) + _TINY)
 
 

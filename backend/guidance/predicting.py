@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from PIL import Image
-from torch.nn import functional as F
 
 from backend.domain import Prediction
 from backend.guidance.classifier import Classifier, ClassifierOutput
 from backend.guidance.data import to_tensor
-from backend.guidance.losses import contrast_map, energy_share
+from backend.guidance.losses import contrast_map, energy_share, evidence
 from backend.guidance.targets import affected_disc
 
 
@@ -50,7 +49,7 @@ def _prediction(
     classes: Sequence[str], probabilities: torch.Tensor, signed: torch.Tensor, features: torch.Tensor
 ) -> Prediction:
     best = int(probabilities.argmax())
-    attention = F.relu(signed)
+    attention = evidence(signed[None])[0]
     attention = attention / attention.max().clamp_min(1e-12)
     height, width = attention.shape
     row, column = divmod(int(signed.argmax()), width)

@@ -14,12 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from backend.domain import Click, ClickRole, Example, LookhereError
 from backend.guidance.classifier import Classifier
 from backend.guidance.data import jittered_image, jittered_marks, load_image, to_tensor
-from backend.guidance.losses import contrast_map
+from backend.guidance.losses import contrast_map, evidence
 from backend.guidance.pointer import Pointer, learn, trust
 from backend.guidance.targets import Marks, ignore_target
 
@@ -178,7 +177,7 @@ def _ignored(
         return torch.zeros(len(marks), *shape)
     device = next(classifier.parameters()).device
     maps = classifier.from_trunk(features.float().to(device)).maps
-    attention = F.relu(contrast_map(maps, torch.full((len(maps),), label, device=device)))
+    attention = evidence(contrast_map(maps, torch.full((len(maps),), label, device=device)))
     attention = attention / attention.amax((1, 2), keepdim=True).clamp_min(1e-12)
     return torch.stack(
         [ignore_target(view.clicks, map_) for view, map_ in zip(marks, attention.cpu().numpy(), strict=True)]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from backend.guidance.classifier import create
-from backend.guidance.losses import contrast_map, energy_share, guidance_loss, swap
+from backend.guidance.losses import contrast_map, energy_share, evidence, guidance_loss, swap
 
 GENERATOR = np.random.default_rng(0)
 
@@ -54,6 +54,25 @@ def test_the_share_of_a_map_is_exact() -> None:
 def test_the_contrast_is_against_the_mean_of_the_others() -> None:
     maps = torch.tensor([1.0, 2.0, 6.0]).reshape(1, 3, 1, 1)
     assert contrast_map(maps, torch.tensor([2])).item() == 4.5
+
+
+def test_attention_is_what_speaks_for_the_class() -> None:
+    assert evidence(torch.tensor([[[3.0, -5.0], [1.0, 0.0]]])).tolist() == [[[3, 0], [1, 0]]]
+
+
+def test_where_the_bias_alone_speaks_for_a_class_the_cells_are_judged_beside_each_other() -> None:
+    assert evidence(torch.tensor([[[-1.0, -3.0], [-2.0, -6.0]]])).tolist() == [[[2, 0], [1, 0]]]
+
+
+@pytest.mark.parametrize("lowered", [0.0, 100.0])
+def test_a_map_moves_to_the_click_even_if_no_cell_speaks_for_the_class(lowered: float) -> None:
+    own = (torch.arange(9.0).reshape(3, 3) - lowered).requires_grad_()
+    maps = torch.stack([own, torch.zeros(3, 3)])[None]
+    look = torch.zeros(1, 3, 3)
+    look[0, 2, 0] = 1
+    guidance_loss(maps, torch.tensor([0]), look, torch.zeros(1, 3, 3), 1.0, 1.0).backward()
+    assert own.grad is not None
+    assert own.grad[2, 0] < 0 < own.grad[2, 2]
 
 
 def test_a_map_without_any_energy_has_a_finite_gradient() -> None:

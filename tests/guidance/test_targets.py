@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from backend.domain import Click, ClickRole, LookhereError, Origin
-from backend.guidance.data import MEAN, STD, jittered, load_image, to_tensor
+from backend.guidance.data import MEAN, STD, jittered_image, jittered_marks, load_image, to_tensor
 from backend.guidance.targets import (
     CONFIRMATION_WEIGHT,
     RADIUS,
+    Marks,
     affected_disc,
     affected_segment,
     disc,
@@ -148,21 +149,43 @@ def test_transforms_move_clicks_with_the_image(x: float, y: float, seed: int) ->
     row, column = int(y * side), int(x * side)
     image[:, row - 2 : row + 3, column - 2 : column + 3] = 1
     click = look((column + 0.5) / side, (row + 0.5) / side)
-    moved, clicks = jittered(image, [click], seed)
-    (found,) = clicks
+    moved = jittered_image(image, seed)
+    (found,) = jittered_marks(Marks((click,)), side, seed).clicks
     rows, columns = torch.nonzero(moved[0] > 0.5, as_tuple=True)
     assert found.x * side == pytest.approx(columns.float().mean().item() + 0.5, abs=1.5)
     assert found.y * side == pytest.approx(rows.float().mean().item() + 0.5, abs=1.5)
 
 
+def test_transforms_move_a_region_with_the_image() -> None:
+    image = torch.zeros(3, 64, 64)
+    image[:, 20:40, 12:30] = 1
+    region = jittered_marks(Marks(region=image[0]), 64, seed=3).region
+    assert region is not None
+    moved = jittered_image(image, seed=3)[0]
+    assert not torch.equal(moved, image[0])
+    assert torch.equal(moved > 0.5, region > 0.5)
+
+
 def test_transforms_do_move() -> None:
-    places = {jittered(torch.zeros(3, 96, 96), [look(0.5, 0.5)], seed)[1][0].x for seed in range(20)}
+    marks = Marks((look(0.5, 0.5),))
+    places = {jittered_marks(marks, 96, seed).clicks[0].x for seed in range(20)}
     assert len(places) > 8
     assert max(abs(x - 0.5) for x in places) <= 0.1
 
 
 def test_a_click_that_leaves_the_image_is_dropped() -> None:
-    corner = look(0.0, 0.0)
-    kept = [jittered(torch.zeros(3, 32, 32), [corner, look(0.5, 0.5)], seed)[1] for seed in range(12)]
+    marks = Marks((look(0.0, 0.0), look(0.5, 0.5)))
+    kept = [jittered_marks(marks, 32, seed).clicks for seed in range(12)]
     assert {len(clicks) for clicks in kept} == {1, 2}
     assert all(0 <= click.x <= 1 and 0 <= click.y <= 1 for clicks in kept for click in clicks)
+
+
+def test_an_outline_is_the_target_in_place_of_the_clicks() -> None:
+    region = torch.zeros(28, 28)
+    region[8:16, 4:8] = 1
+    marks = Marks((look(0.9, 0.9),), region)
+    target = marks.look((7, 7))
+    assert target.max() == 1
+    assert torch.nonzero(target).tolist() == [[2, 1], [3, 1]]
+    assert marks.found(0.2, 0.4)
+    assert not marks.found(0.9, 0.9)
