@@ -108,15 +108,17 @@ def test_another_project_connects_trains_and_is_served_in_our_order(
         key = store.projects.ensure(label_studio.url, project).key
         first = store.versions.active(key)
         assert first is not None
-        assert_order(api, project, first.name)
+        served_task = assert_order(api, project, first.name)
         assert "FAIL" not in lookhere(settings, "doctor", "--project", str(project))
 
-        for number in range(ANNOTATED - 3, ANNOTATED):
-            annotate(api, tasks[number], number)
+        annotate(api, served_task, tasks.index(served_task))
+        for _ in range(2):
+            served_task = api.call("GET", f"/api/projects/{project}/next")["id"]
+            annotate(api, served_task, tasks.index(served_task))
         second = wait_for(lambda: newer(store, key, first.name))
         wait_for(lambda: api.call("GET", f"/api/projects/{project}/")["model_version"] == second.name)
         wait_for(lambda: not [job for job in store.jobs.list(key) if job.finished_at is None])
-        assert_order(api, project, second.name)
+        served_task = assert_order(api, project, second.name)
         kept = store.annotations.annotations(key)
         assert [click.role for one in kept for click in one.clicks] == [ClickRole.LOOK] * ANNOTATED
         assert {(round(click.x, 2), round(click.y, 2)) for one in kept for click in one.clicks} == {(0.16, 0.22)}
@@ -124,6 +126,7 @@ def test_another_project_connects_trains_and_is_served_in_our_order(
         assert "Done" not in again, "connecting again changes nothing"
         rolled = lookhere(settings, "rollback", "--project", str(project))
         assert first.name in rolled
+        annotate(api, served_task, tasks.index(served_task))
         assert_order(api, project, first.name)
 
 
@@ -132,8 +135,11 @@ def newer(store: Store, key: int, old: str) -> Any:
     return active if active is not None and active.name != old else None
 
 
-def assert_order(api: Api, project: int, version: str) -> None:
-    """Every task has one prediction, of this version, and `next` serves the lowest open score."""
+def assert_order(api: Api, project: int, version: str) -> int:
+    """Every task has one prediction, of this version, and `next` serves the lowest open score.
+
+    Returns the served task, which Label Studio serves again until it is submitted, whatever the order is by then.
+    """
     listed = api.call("GET", "/api/tasks", params={"project": project, "page_size": IMAGES, "fields": "all"})["tasks"]
     scores = {}
     for task in listed:
@@ -147,3 +153,5 @@ def assert_order(api: Api, project: int, version: str) -> None:
     unlabelled = {task["id"] for task in listed if not task["is_labeled"]}
     served_next = api.call("GET", f"/api/projects/{project}/next")
     assert served_next["id"] == min(unlabelled, key=scores.__getitem__)
+    served: int = served_next["id"]
+    return served
