@@ -17,7 +17,7 @@ from backend.domain import Click, ClickRole, LookhereError, Prediction
 from backend.guidance.classifier import Classifier, device_of, load
 from backend.guidance.data import load_image
 from backend.guidance.overlay import attention_overlay
-from backend.guidance.predicting import predict
+from backend.guidance.predicting import made_to_serve, predict
 from backend.guidance.targets import affected_disc, affected_segment
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Inference:
 
     def _classifier(self, folder: str) -> Classifier:
         if folder not in self._loaded:
-            self._loaded[folder] = load(Path(folder), self._device)
+            self._loaded[folder] = made_to_serve(load(Path(folder), self._device))
             while len(self._loaded) > _KEPT_VERSIONS:
                 self._loaded.popitem(last=False)
         self._loaded.move_to_end(folder)

@@ -15,6 +15,12 @@ from backend.guidance.losses import contrast_map, energy_share, evidence
 from backend.guidance.targets import affected_disc
 
 
+def made_to_serve(classifier: Classifier) -> Classifier:
+    """The same classifier with its channels last in memory: convolutions are faster so, on CPUs too."""
+    served: Classifier = classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch types it for tensors alone
+    return served
+
+
 @torch.inference_mode()
 def predict(classifier: Classifier, images: Sequence[Image.Image], batch_size: int = 32) -> list[Prediction]:
     """Predict images: class, attention, peak, features; one forward pass each.
