@@ -209,6 +209,31 @@ def bench_guidance(
     bench(protocol, out, report)
 
 
+@bench.command("selection")
+@click.option("--data", default="digits", show_default=True, help="`digits`, or a folder in the pack format.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Weights of the backbone to start from.")
+@click.option("--backbone", help="A torchvision backbone. Default: resnet18 with --weights, else the built-in network.")
+@click.option("--strategies", default="random,entropy,mixture,representative", show_default=True, help="By comma.")
+@click.option("--rounds", default=8, show_default=True, type=click.IntRange(1), help="How often images are chosen.")
+@click.option("--per-round", default=8, show_default=True, type=click.IntRange(1), help="How many at a time.")
+@click.option("--seeds", default=10, show_default=True, type=click.IntRange(1), help="Repetitions.")
+@click.option("--json", "report", type=click.Path(path_type=Path), help="JSON file. Default: in the folder.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/out"), show_default=True)
+def bench_selection(
+    weights: Path | None, backbone: str | None, strategies: str, report: Path | None, out: Path, **rest: Any
+) -> None:
+    """Strategies of choosing the next images, rounds and seeds; a table, its JSON and a plot."""
+    from backend.bench.selection import Protocol, bench
+
+    protocol = Protocol(
+        backbone=backbone or ("resnet18" if weights else "small"),
+        weights=weights,
+        strategies=tuple(strategies.split(",")),
+        **rest,
+    )
+    bench(protocol, out, report)
+
+
 @bench.command("speed")
 @click.option("--data", default="digits", show_default=True, help="`digits`, or a folder in the pack format.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Weights of the backbone to start from.")

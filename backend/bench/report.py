@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from backend.guidance.data import load_image
 from backend.guidance.overlay import attention_overlay
 
 Summary = list[dict[str, Any]]
-"""A row for each method and number of clicked images: ``method``, ``clicked``, ``seeds``, and for each figure its
-``mean``, ``half_interval`` (95 %, Student's t over the seeds) and ``deviation`` over the seeds."""
+"""A row for each way (a method, or a strategy) and number of clicked images: ``clicked``, ``seeds``, and each figure as
+``spread`` gives it over the seeds."""
 
 _FIGURES = (
     ("accuracy", "accuracy", 100, 1),
@@ -33,25 +33,34 @@ _FIGURES = (
 )
 
 
-def summarise(runs: Iterable[dict[str, Any]]) -> Summary:
-    """Mean, half of the 95 % interval and standard deviation over the seeds."""
+def summarise(runs: Iterable[dict[str, Any]], way: str = "method") -> Summary:
+    """Mean, half of the 95 % interval and standard deviation over the seeds.
+
+    Args:
+        runs: each with what ``way`` names, ``clicked``, and the figures.
+        way: ``method`` or ``strategy``, what is compared.
+    """
     together: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for run in runs:
-        together.setdefault((run["method"], run["clicked"]), []).append(run)
+        together.setdefault((run[way], run["clicked"]), []).append(run)
     summary: Summary = []
-    for (method, clicked), same in together.items():
-        row: dict[str, Any] = {"method": method, "clicked": clicked, "seeds": len(same)}
+    for (name, clicked), same in together.items():
+        row: dict[str, Any] = {way: name, "clicked": clicked, "seeds": len(same)}
         for figure, *_ in _FIGURES:
-            values = np.array([run[figure] for run in same])
-            several = len(values) > 1
-            half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1) if several else None
-            row[figure] = {
-                "mean": float(values.mean()),
-                "half_interval": float(half) if half is not None else None,
-                "deviation": float(values.std(ddof=1)) if several else None,
-            }
+            row[figure] = spread([run[figure] for run in same])
         summary.append(row)
     return summary
+
+
+def spread(values: Sequence[float]) -> dict[str, float | None]:
+    """``mean``, ``half_interval`` (95 %, Student's t) and ``deviation`` of values; None where one alone tells none."""
+    several = len(values) > 1
+    half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1) if several else None
+    return {
+        "mean": float(np.mean(values)),
+        "half_interval": float(half) if half is not None else None,
+        "deviation": float(np.std(values, ddof=1)) if several else None,
+    }
 
 
 def table(name: str, summary: Summary) -> str:
@@ -64,21 +73,22 @@ def table(name: str, summary: Summary) -> str:
         "|---" * (2 + len(_FIGURES)) + "|",
     ]
     for row in summary:
-        cells = [_spread(row[figure], scale, digits) for figure, _, scale, digits in _FIGURES]
+        cells = [spread_text(row[figure], scale, digits) for figure, _, scale, digits in _FIGURES]
         lines.append(f"| {row['method']} | {row['clicked']} | {' | '.join(cells)} |")
     lines.append("")
     lines += [f"- **{method}**: {METHODS[method].about}" for method in dict.fromkeys(row["method"] for row in summary)]
     return "\n".join(lines) + "\n"
 
 
-def plot(name: str, summary: Summary, path: Path) -> None:
+def plot(name: str, summary: Summary, path: Path, way: str = "method") -> None:
     """Worst group and energy pointing game against clicked images, with intervals."""
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     panels = figure.subplots(1, 2)
-    colours = mpl.colormaps["tab10"].colors  # type: ignore[attr-defined]
-    for number, method in enumerate(dict.fromkeys(row["method"] for row in summary)):
-        rows = sorted((row for row in summary if row["method"] == method), key=lambda row: int(row["clicked"]))
-        style = {"color": colours[number % 10], "label": method}
+    colours = mpl.colormaps["tab20"].colors  # type: ignore[attr-defined]
+    for number, which in enumerate(dict.fromkeys(row[way] for row in summary)):
+        rows = sorted((row for row in summary if row[way] == which), key=lambda row: int(row["clicked"]))
+        # The dark colours first: each of them is followed by its own light shade.
+        style = {"color": colours[2 * number % 20 + number // 10], "label": which}
         for panel, key, scale in zip(panels, ("worst_group", "epg"), (100, 1), strict=True):
             means = [scale * row[key]["mean"] for row in rows]
             halves = [scale * (row[key]["half_interval"] or 0) for row in rows]
@@ -115,7 +125,8 @@ def heat_maps(shown: Sequence[tuple[Masked, Sequence[tuple[str, Prediction]]]], 
     figure.savefig(path, dpi=120)
 
 
-def _spread(figure: dict[str, float | None], scale: float, digits: int) -> str:
+def spread_text(figure: Mapping[str, float | None], scale: float, digits: int) -> str:
+    """What ``spread`` gave, as ``mean ± half_interval``."""
     mean = scale * (figure["mean"] or 0.0)
     half = figure["half_interval"]
     return f"{mean:.{digits}f}" if half is None else f"{mean:.{digits}f} ± {scale * half:.{digits}f}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from backend.domain import Guidance, LookhereError, Prediction, Project, ScoredTask
+from backend.domain import Guidance, LookhereError, Origin, Prediction, Project, ScoredTask
 from backend.inference import Inference
 from backend.jobs.context import Context, Report
 from backend.labelstudio.images import upright_size
@@ -46,7 +46,11 @@ def score(context: Context, project: Project, report: Report) -> None:
             if answer is not None and answer.label in roles.classes
         ]
         report(0.1 + 0.6 * (start + len(step)) / len(readable), f"scored {start + len(step)} of {len(readable)} images")
-    order = scores([prediction for _, _, prediction in predicted], [item.annotated for item, _, _ in predicted])
+    order = scores(
+        [prediction for _, _, prediction in predicted],
+        [item.annotated for item, _, _ in predicted],
+        [_corrected(item) for item, _, _ in predicted],
+    )
     scored = [
         ScoredTask(item.task.id, prediction, float(value), upright_size(path))
         for (item, path, prediction), value in zip(predicted, order, strict=True)
@@ -58,3 +62,10 @@ def score(context: Context, project: Project, report: Report) -> None:
     results = [{"task": one.task, **prediction_to_json(one, roles, version.name)} for one in scored]
     context.client.publish_predictions(project.number, results, version.name, is_version_name)
     report(1.0, f"{len(scored)} tasks are in the order of {version.name}")
+
+
+def _corrected(item: Guidance) -> bool | None:
+    """Whether the annotators put the attention elsewhere; None where they said nothing of it."""
+    if not item.clicks:
+        return None
+    return any(click.origin is not Origin.CONFIRMED for click in item.clicks)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from backend.selection.diversity import farthest_first
+from backend.selection.strategies import DEFAULT, STRATEGIES, Pool
 from backend.selection.uncertainty import confidence
 
 if TYPE_CHECKING:
@@ -17,18 +17,21 @@ if TYPE_CHECKING:
     from backend.domain import Prediction
 
 # Beyond this many tasks nobody clicks before the next training, which makes the order anew.
-_DIVERSE_HEAD = 256
+_HEAD = 256
 
 
-def scores(predictions: Sequence[Prediction], annotated: Sequence[bool]) -> NDArray[np.float64]:
+def scores(
+    predictions: Sequence[Prediction], annotated: Sequence[bool], corrected: Sequence[bool | None]
+) -> NDArray[np.float64]:
     """Score a pool: in (0, 1), each once, the lowest is annotated first.
 
-    The head of the order is spread over the pool by features, away from what is annotated already; the rest follows by
-    rising confidence, and tasks that are annotated come last.
+    The head of the order is what the default strategy chooses; the rest follows by rising confidence, and tasks that
+    are annotated come last.
 
     Args:
         predictions: of all tasks, with features.
         annotated: which of them somebody has annotated.
+        corrected: whether the annotators corrected a task's attention or accepted it; None where nobody spoke of it.
 
     Returns:
         (N,) the place in the order, as a share of the pool.
@@ -38,12 +41,18 @@ def scores(predictions: Sequence[Prediction], annotated: Sequence[bool]) -> NDAr
     """
     if not predictions:
         return np.empty(0)
-    features = np.stack([_features(prediction) for prediction in predictions])
+    probabilities = np.array([list(prediction.probabilities.values()) for prediction in predictions])
+    answers = np.array([np.nan if one is None else float(one) for one in corrected])
     done = np.asarray(annotated, bool)
-    open_tasks = np.flatnonzero(~done)
-    head = open_tasks[farthest_first(features[open_tasks], _DIVERSE_HEAD, features[done])]
-    certainty = confidence(np.array([list(prediction.probabilities.values()) for prediction in predictions]))
-    rank = np.lexsort((np.arange(len(done)), certainty, done))
+    pool = Pool(
+        probabilities=probabilities,
+        features=np.stack([_features(prediction) for prediction in predictions]),
+        attention=np.stack([prediction.attention for prediction in predictions]),
+        corrected=answers,
+        annotated=done,
+    )
+    head = STRATEGIES[DEFAULT].choose(pool, _HEAD, 0)
+    rank = np.lexsort((np.arange(len(done)), confidence(probabilities), done))
     order = np.concatenate([head, rank[~np.isin(rank, head)]])
     places = np.empty(len(order))
     places[order] = (np.arange(len(order)) + 0.5) / len(order)

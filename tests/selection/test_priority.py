@@ -33,7 +33,8 @@ def test_scores_are_unique_in_the_unit_interval_and_put_annotated_tasks_last(
 ) -> None:
     rng = np.random.default_rng(seed)
     annotated = data.draw(st.lists(st.booleans(), min_size=count, max_size=count))
-    found = scores([prediction(rng.normal(size=4), rng.uniform(0.5, 1)) for _ in range(count)], annotated)
+    corrected = [data.draw(st.sampled_from([None, False, True])) if one else None for one in annotated]
+    found = scores([prediction(rng.normal(size=4), rng.uniform(0.5, 1)) for _ in range(count)], annotated, corrected)
     assert len(set(found)) == count
     assert found.min() > 0
     assert found.max() < 1
@@ -43,8 +44,8 @@ def test_scores_are_unique_in_the_unit_interval_and_put_annotated_tasks_last(
 
 
 def test_beyond_the_diverse_head_the_least_confident_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.selection.priority._DIVERSE_HEAD", 0)
-    found = scores([prediction(np.eye(3)[i], sure) for i, sure in enumerate((0.9, 0.6, 0.8))], [False] * 3)
+    monkeypatch.setattr("backend.selection.priority._HEAD", 0)
+    found = scores([prediction(np.eye(3)[i], sure) for i, sure in enumerate((0.9, 0.6, 0.8))], [False] * 3, [None] * 3)
     assert found.argsort().tolist() == [1, 2, 0]
 
 
@@ -52,14 +53,14 @@ def test_the_head_of_the_order_holds_no_copies() -> None:
     rng = np.random.default_rng(0)
     originals = rng.normal(size=(8, 16))
     copies = np.repeat(originals, 5, axis=0) + rng.normal(scale=1e-3, size=(40, 16))
-    head = scores([prediction(row) for row in copies], [False] * 40).argsort()[:8]
+    head = scores([prediction(row) for row in copies], [False] * 40, [None] * 40).argsort()[:8]
     similarity = cosine_similarity(copies[head])
     assert (similarity[~np.eye(8, dtype=bool)] < 0.95).all()
 
 
 def test_what_is_annotated_already_is_not_asked_for_again() -> None:
     features = np.array([[1.0, 0.0], [0.99, 0.01], [0.0, 1.0]])
-    found = scores([prediction(row) for row in features], [True, False, False])
+    found = scores([prediction(row) for row in features], [True, False, False], [True, None, None])
     assert found.argsort().tolist() == [2, 1, 0]
 
 
@@ -82,7 +83,7 @@ def test_farthest_first_equals_the_plain_definition() -> None:
 
 
 def test_an_empty_pool_has_no_order() -> None:
-    assert scores([], []).shape == (0,)
+    assert scores([], [], []).shape == (0,)
     assert farthest_first(np.empty((0, 3)), 5).shape == (0,)
 
 
@@ -93,4 +94,4 @@ def test_confidence_is_the_largest_probability() -> None:
 def test_predictions_without_features_are_refused() -> None:
     bare = Prediction("a", 1.0, {"a": 1.0}, (0, 0), np.ones((1, 1), np.float32), 1.0)
     with pytest.raises(ValueError, match="features"):
-        scores([bare], [False])
+        scores([bare], [False], [None])
