@@ -160,11 +160,27 @@ def rollback(context: Context, project: Project) -> None:
 
 
 @main.command()
+@click.option("--log", "wanted", type=int, help="Tell of this job's progress, line by line, instead.")
 @_with_project
-def jobs(context: Context, project: Project) -> None:
+def jobs(context: Context, project: Project, wanted: int | None) -> None:
     """List the jobs of a project, the newest first."""
+    if wanted is not None:
+        click.echo("\n".join(context.store.jobs.log(_job_of(context, project, wanted).id)))
+        return
     for job in context.store.jobs.list(project.key):
         click.echo(f"{job.id:5} {job.kind:6} {job.state:12} {job.progress:4.0%}  {job.error or job.message}")
+
+
+@main.command()
+@click.argument("job", type=int)
+@_with_project
+def cancel(context: Context, project: Project, job: int) -> None:
+    """Cancel a job that waits or runs; `lookhere jobs` lists them. The active version serves on."""
+    state = _job_of(context, project, job).state
+    if state not in (JobState.QUEUED, JobState.RUNNING, JobState.INTERRUPTED):
+        raise LookhereError(f"Expected a job that waits or runs, got job {job}, which has {state}.")
+    waited = context.store.jobs.cancel(job).state is JobState.CANCELLED
+    click.echo(f"Job {job} is cancelled." if waited else f"Job {job} is told to stop.")
 
 
 @main.command()
@@ -254,6 +270,13 @@ def _counts(text: str) -> tuple[int, ...]:
     if min(counts) < 0:
         raise LookhereError(f"Expected numbers of clicked images of at least 0, got {text!r}.")
     return counts
+
+
+def _job_of(context: Context, project: Project, number: int) -> Job:
+    job = context.store.jobs.get(number)
+    if job.project != project.key:
+        raise LookhereError(f"Expected a job of project {project.number}, got job {number} of another one.")
+    return job
 
 
 def _client(context: Context) -> Any:

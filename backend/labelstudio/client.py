@@ -83,6 +83,7 @@ class ProjectState:
             the title of a backend, in which case no stored prediction counts.
         sampling: "Sequential sampling", "Uniform sampling" or "Uncertainty sampling".
         shows_predictions: whether annotators see predictions at all; if not, Label Studio asks for none either.
+        overlap: how many annotations each task is to get.
     """
 
     number: int
@@ -92,6 +93,7 @@ class ProjectState:
     model_version: str
     sampling: str
     shows_predictions: bool
+    overlap: int
 
 
 @dataclass(frozen=True)
@@ -843,6 +845,7 @@ def _project_state(answer: Mapping[str, Any]) -> ProjectState:
         model_version=answer["model_version"] or "",
         sampling=answer["sampling"] or "",
         shows_predictions=bool(answer["show_collab_predictions"]),
+        overlap=int(answer["maximum_annotations"]),
     )
 
 

@@ -314,6 +314,12 @@ def _order(
         yield Finding("sampling", True, "the lowest score is served first")
     else:
         yield Finding("sampling", False, f"it is {project.sampling!r}: tasks are not served by score", _connect(number))
+    if project.overlap > 1:
+        detail = (
+            f"{project.overlap} annotations a task: the button Label first serves tasks that others have begun, in any "
+            f"order; Label All Tasks in the view {VIEW_TITLE!r} keeps to the scores"
+        )
+        yield Finding("overlap", True, detail)
     view = next((view for view in client.views(number) if view.title == VIEW_TITLE), None)
     if view is None:
         yield Finding("view", False, f"there is no view {VIEW_TITLE!r}", _connect(number))

@@ -60,6 +60,7 @@ class Healthy:
             model_version="v2",
             sampling=UNCERTAINTY_SAMPLING,
             shows_predictions=True,
+            overlap=1,
         )
     )
     connected: list[ConnectedBackend] = field(default_factory=list)
@@ -290,3 +291,10 @@ def test_a_public_address_where_nobody_answers_is_found(healthy: Healthy) -> Non
 def test_plain_heat_maps_in_an_encrypted_label_studio_are_found(healthy: Healthy) -> None:
     found = faults(examine(healthy, label_studio_url="https://label-studio.example"))
     assert found.keys() == {"encryption"}
+
+
+def test_it_says_which_button_keeps_to_the_order_with_overlap(healthy: Healthy) -> None:
+    healthy.state = replace(healthy.state, overlap=3)
+    told = {finding.check: finding for finding in examine(healthy)}
+    assert told["overlap"].ok
+    assert VIEW_TITLE in told["overlap"].detail
