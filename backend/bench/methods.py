@@ -142,6 +142,9 @@ def answered(
     examples = list(plain)
     for place in places:
         mask = images[place].read_mask()
+        if not mask.any():
+            # Where no object is to be seen, nobody clicks.
+            continue
         one = plain[place]
         if answer is Answer.CLICK:
             one = replace(one, clicks=(Click(*annotator.look_here(mask), ClickRole.LOOK),))

@@ -19,7 +19,7 @@ from scipy.integrate import trapezoid
 
 from backend.bench.arena import CROP, Arena, Figures
 from backend.bench.data import open_data
-from backend.bench.methods import METHODS
+from backend.bench.methods import METHODS, Answer, answered
 from backend.bench.report import plot, spread, spread_text, summarise
 from backend.demo.annotator import SimulatedAnnotator
 from backend.domain import Click, ClickRole, LookhereError, Prediction
@@ -114,7 +114,8 @@ def _runs(protocol: Protocol, arena: Arena) -> Iterator[Run]:
     for seed in range(protocol.seeds):
         biased, seconds = arena.biased(seed)
         yield Run(**asdict(arena.figures(biased, seconds)), strategy="biased", round=0, clicked=0, seed=seed)
-        outlined = [replace(plain, region=one.read_mask()) for plain, one in zip(arena.plain, arena.train, strict=True)]
+        hand, rng = SimulatedAnnotator(seed), np.random.default_rng(seed)
+        outlined = answered(Answer.OUTLINE, arena.plain, arena.train, (), range(len(arena.plain)), hand, rng)
         oracle, seconds = arena.fitted(biased, outlined, METHODS["oracle"], seed)
         count = len(outlined)
         yield Run(**asdict(arena.figures(oracle, seconds)), strategy="oracle", round=0, clicked=count, seed=seed)
@@ -140,8 +141,10 @@ def _rounds(protocol: Protocol, arena: Arena, name: str, classifier: Classifier,
             views=_views(arena, classifier, said) if strategy.needs_views else None,
         )
         for place in strategy.choose(pool, protocol.per_round, seed * 1000 + number).tolist():
-            x, y = hands[place].look_here(masks[place])
-            examples[place] = replace(examples[place], clicks=(Click(x, y, ClickRole.LOOK),))
+            if masks[place].any():
+                x, y = hands[place].look_here(masks[place])
+                examples[place] = replace(examples[place], clicks=(Click(x, y, ClickRole.LOOK),))
+            # Where no object is to be seen, nobody clicks, but everybody looked.
             corrected[place] = not pointing_game(said[place].attention, masks[place])
         classifier, seconds = arena.fitted(classifier, examples, METHODS["default"], seed)
         clicked = int((~np.isnan(corrected)).sum())

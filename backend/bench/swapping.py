@@ -42,7 +42,8 @@ def swapped(images: Sequence[Masked], seed: int = 0) -> list[Image.Image]:
         others = np.nonzero(kinds != one.background)[0]
         if not len(others):
             raise LookhereError(f"Expected images with several backgrounds, got {one.background!r} alone.")
-        picture, mask = load_image(one.image), one.read_mask()
+        picture = load_image(one.image)
+        mask = _fitted(one.read_mask(), (picture.height, picture.width))
         candidates = [images[place] for place in rng.permutation(others)[:_CANDIDATES]]
         masks = [_fitted(candidate.read_mask(), mask.shape) for candidate in candidates]
         best = int(np.argmin([(theirs & ~mask).sum() for theirs in masks]))

@@ -76,6 +76,18 @@ def test_the_command_takes_its_options(pack: Path, tmp_path: Path) -> None:
     assert CliRunner().invoke(main, ["bench", "guidance", "--clicked", "few"]).exit_code == 1
 
 
+@pytest.mark.usefixtures("quick")
+def test_an_image_whose_object_is_not_to_be_seen_is_not_clicked(pack: Path, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        hidden = open_data(str(pack), tmp_path).splits[split][0]
+        with Image.open(hidden.mask) as mask:
+            size = mask.size
+        Image.new("L", size).save(hidden.mask)
+    methods = tuple(name for name, method in METHODS.items() if method.answer is not Answer.NOTHING)
+    report = bench(Protocol(str(pack), methods=methods, clicked=(20,), seeds=1), tmp_path / "out", say=lambda _: None)
+    assert len(json.loads(report.read_text())["runs"]) == len(methods)
+
+
 def test_intervals_are_students() -> None:
     figures = dict.fromkeys(("worst_group", "mean_group", "consistent", "flips", "epg", "pointing", "seconds"), 0.0)
     runs = [{"method": "a", "clicked": 1, "seed": 0, "accuracy": value, **figures} for value in (0.1, 0.2, 0.3)]
