@@ -63,7 +63,7 @@ class Versions:
         """
         home = self._folder / str(project)
         home.mkdir(parents=True, exist_ok=True)
-        _sweep(home)
+        self._sweep(project)
         unfinished = home / f"{_UNFINISHED}{os.getpid()}-{time.monotonic_ns()}"
         unfinished.mkdir()
         try:
@@ -141,12 +141,12 @@ class Versions:
         return self._version(row, pointed) if row else None
 
     def list(self, project: int) -> builtins.list[ModelVersion]:
-        """The versions of a project, the newest first."""
+        """The versions of a project, the newest first; active is the one that is served, were a later one damaged."""
         present = (versions.c.project == project) & ~versions.c.pruned
+        served = self.active(project)
         with self._database.read() as connection:
-            pointed = next(iter(_stack(connection, project)), None)
             rows = connection.execute(select(versions).where(present).order_by(versions.c.number.desc()))
-            return [self._version(row, pointed) for row in rows]
+            return [self._version(row, served.name if served else None) for row in rows]
 
     def prune(self, project: int, keep: int) -> tuple[str, ...]:
         """Remove the files of old versions.
@@ -160,7 +160,7 @@ class Versions:
         """
         with self._database.read() as connection:
             needed = set(_stack(connection, project)[:2])
-        surplus = [version for version in self.list(project)[keep:] if version.name not in needed]
+        surplus = [one for one in self.list(project)[keep:] if not one.active and one.name not in needed]
         for version in surplus:
             this = (versions.c.project == project) & (versions.c.name == version.name)
             with self._database.begin() as connection:
@@ -189,6 +189,24 @@ class Versions:
             above = standing & (activations.c.id > last)
             connection.execute(update(activations).where(above).values(withdrawn_at=datetime.now(UTC)))
 
+    def _sweep(self, project: int) -> None:
+        """Remove what a publication or a pruning that was killed left behind.
+
+        Folders older than all that the database knows stay: they are of a database that was lost, and may come back.
+        """
+        this = versions.c.project == project
+        with self._database.read() as connection:
+            known = set(connection.scalars(select(versions.c.name).where(this & ~versions.c.pruned)))
+            first = connection.scalar(select(func.min(versions.c.created_at)).where(this))
+        for path in (self._folder / str(project)).iterdir():
+            changed_at = path.stat().st_mtime
+            unfinished = path.name.startswith(_UNFINISHED)
+            unknown = is_version_name(path.name) and path.name not in known
+            orphan = unknown and first is not None and changed_at > first.timestamp()
+            # One that is being published at this moment is not known yet either.
+            if (unfinished or orphan) and time.time() - changed_at > _ABANDONED_AFTER_S:
+                shutil.rmtree(path, ignore_errors=True)
+
     def _served(self, version: ModelVersion) -> ModelVersion:
         return ModelVersion(version.project, version.name, version.folder, version.created_at, True, version.card)
 
@@ -215,10 +233,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _sweep(home: Path) -> None:
-    """Remove what a killed publication left behind."""
-    for path in home.glob(f"{_UNFINISHED}*"):
-        if time.time() - path.stat().st_mtime > _ABANDONED_AFTER_S:
-            shutil.rmtree(path, ignore_errors=True)

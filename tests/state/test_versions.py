@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,45 @@ def test_a_damaged_version_is_never_served(store: Store, key: int, damage: str) 
     assert active.name == good.name
     with pytest.raises(LookhereError, match="intact"):
         store.versions.activate(key, bad.name)
+
+
+def test_the_list_marks_what_is_served(store: Store, key: int) -> None:
+    good, bad = publish(store, key), publish(store, key)
+    for version in (good, bad):
+        store.versions.activate(key, version.name)
+    (bad.folder / "w").write_bytes(b"weighty")
+    assert [(version.name, version.active) for version in store.versions.list(key)] == [
+        (bad.name, False),
+        (good.name, True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "hours_old", "stays"),
+    [
+        ("v2-0badc0de", 2, False),
+        (".unfinished-7-7", 2, False),
+        ("v2-0badc0de", 0, True),
+        (".unfinished-7-7", 0, True),
+        ("v2-0badc0de", 48, True),
+        ("notes", 2, True),
+    ],
+    ids=["orphan", "unfinished", "just renamed", "being written", "of a lost database", "not ours"],
+)
+def test_what_a_killed_publication_left_is_removed(
+    store: Store, key: int, name: str, hours_old: int, stays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = publish(store, key)
+    left = known.folder.parent / name
+    left.mkdir()
+    begun = time.time()
+    # A day has passed since the first version.
+    monkeypatch.setattr("backend.state.versions.time.time", lambda: begun + 86_400)
+    os.utime(left, (begun + 86_400 - 3600 * hours_old,) * 2)
+    second = publish(store, key)
+    assert left.exists() is stays
+    assert {version.name for version in store.versions.list(key)} == {known.name, second.name}
+    assert known.folder.exists()
 
 
 def test_rolling_back_walks_through_the_history(store: Store, key: int) -> None:
