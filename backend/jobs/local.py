@@ -93,7 +93,14 @@ class LocalEngine:
         process = get_context("spawn").Process(target=_work, args=(self._settings, job, sending), daemon=True)
         process.start()
         sending.close()
-        outcome = self._follow(job, process, receiving)
+        try:
+            outcome = self._follow(job, process, receiving)
+        except KeyboardInterrupt:
+            # Somebody at a terminal stopped waiting: no fault of the job's, which the next worker takes up.
+            process.terminate()
+            process.join()
+            self._jobs.interrupt(job.id, self._worker, crashed=False)
+            raise
         process.join()
         if outcome is not None:
             self._jobs.finish(job.id, self._worker, *outcome)
