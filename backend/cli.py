@@ -250,6 +250,16 @@ def bench_selection(
     bench(protocol, out, report)
 
 
+@bench.command("ordering")
+@click.option("--tasks", default="10000,100000,1000000", show_default=True, help="Sizes of pools, by comma.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/out"), show_default=True)
+def bench_ordering(tasks: str, out: Path) -> None:
+    """What it costs to order large pools from stored features: seconds and memory."""
+    from backend.bench.ordering import bench
+
+    bench(_counts(tasks), out)
+
+
 @bench.command("speed")
 @click.option("--data", default="digits", show_default=True, help="`digits`, or a folder in the pack format.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Weights of the backbone to start from.")
@@ -266,9 +276,9 @@ def _counts(text: str) -> tuple[int, ...]:
     try:
         counts = tuple(int(count) for count in text.split(","))
     except ValueError as error:
-        raise LookhereError(f"Expected numbers of clicked images by comma, like 0,16,64, got {text!r}.") from error
+        raise LookhereError(f"Expected numbers by comma, like 0,16,64, got {text!r}.") from error
     if min(counts) < 0:
-        raise LookhereError(f"Expected numbers of clicked images of at least 0, got {text!r}.")
+        raise LookhereError(f"Expected numbers of at least 0, got {text!r}.")
     return counts
 
 

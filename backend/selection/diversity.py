@@ -25,7 +25,7 @@ _NEIGHBOURS = 20
 def representative(
     features: NDArray[np.floating],
     count: int,
-    chosen: NDArray[np.floating] | None = None,
+    annotated: NDArray[np.bool_] | None = None,
     weights: NDArray[np.floating] | None = None,
     seed: int = 0,
 ) -> NDArray[np.intp]:
@@ -34,51 +34,59 @@ def representative(
     An image adds Σ_i w_i max(0, s_ij − what the chosen ones reach of i), s the cosine similarity of centred features,
     so typical images come first, and copies add nothing. Greedy is within 1 − 1/e of the best prefix of every length
     (Nemhauser et al. 1978; for active learning: Wei et al., ICML 2015). No image that is ``ALIKE`` one before it is
-    taken while there are others.
+    taken while there are others. Whoever annotates in this order finds the rest of it
+    unchanged.
 
     Args:
-        features: (N, C), any scale. Of pools beyond 4,096 a random sample is weighed, so that the cost is bounded.
-        count: how many to choose, at most N.
-        chosen: (M, C) features of images that are already annotated.
+        features: (N, C), any scale; a memory map will do. Of pools beyond 4,096 a random sample is weighed, and of as
+            many annotated ones: time and memory are bounded.
+        count: how many to choose.
+        annotated: (N,) which images are annotated already and not chosen again; None for none.
         weights: (N,) not negative, how much it is worth to stand for each image; None for 1.
-        seed: of the sample.
+        seed: of the samples.
 
     Returns:
         Indices into ``features``, in the order of choice, each once; as many as asked for, or as are in the sample.
     """
-    sample = np.sort(np.random.default_rng(seed).permutation(len(features))[:_SAMPLE])
+    done = np.zeros(len(features), np.bool_) if annotated is None else annotated
+    sample, known = _sample(np.flatnonzero(~done), seed), _sample(np.flatnonzero(done), seed)
     count = min(count, len(sample))
     if count <= 0:
         return np.empty(0, np.intp)
-    raw = np.asarray(features[sample], np.float32)
-    centre = raw.mean(0)
+    raw, chosen = np.asarray(features[sample], np.float32), np.asarray(features[known], np.float32)
+    centre = np.concatenate([raw, chosen]).mean(0)
     directions, centred = unit(raw), unit(raw - centre)
     similarity = np.clip(centred @ centred.T, 0, None)
     worth = np.ones(len(sample), np.float32) if weights is None else np.asarray(weights, np.float32)[sample]
     reached = np.zeros(len(sample), np.float32)
     copies = np.zeros(len(sample), np.bool_)
-    if chosen is not None and len(chosen):
-        known = np.asarray(chosen, np.float32)
-        reached = np.clip((centred @ unit(known - centre).T).max(1), 0, None)
-        copies = (directions @ unit(known).T).max(1) > ALIKE
+    if len(known):
+        reached = np.clip((centred @ unit(chosen - centre).T).max(1), 0, None)
+        copies = (directions @ unit(chosen).T).max(1) > ALIKE
     # What an image adds only falls as others are chosen: only those that may still be the best are weighed again.
     gains = np.maximum(similarity - reached[:, None], 0).T @ worth
-    fresh = np.zeros(len(sample), np.intp)
+    behind = worth.sum() + 1
+    weighed_at = np.zeros(len(sample), np.intp)
     taken = np.zeros(len(sample), np.bool_)
     order = np.empty(count, np.intp)
     for place in range(count):
         while True:
-            offered = np.where(taken, -np.inf, np.where(copies, gains - len(sample) * worth.max(initial=0) - 1, gains))
-            best = int(offered.argmax())
-            if fresh[best] == place:
+            best = int(np.where(taken, -np.inf, gains - behind * copies).argmax())
+            if weighed_at[best] == place:
                 break
             gains[best] = np.maximum(similarity[best] - reached, 0) @ worth
-            fresh[best] = place
+            weighed_at[best] = place
         order[place] = best
         taken[best] = True
         np.maximum(reached, similarity[best], out=reached)
         copies |= directions @ directions[best] > ALIKE
     return sample[order]
+
+
+def _sample(places: NDArray[np.intp], seed: int) -> NDArray[np.intp]:
+    if len(places) <= _SAMPLE:
+        return places
+    return np.sort(np.random.default_rng(seed).choice(places, _SAMPLE, replace=False))
 
 
 def farthest_first(

@@ -43,7 +43,7 @@ class Strategy:
 
     Attributes:
         choose: from the pool, how many and a seed, to places in the pool: of open images alone, each once, the next one
-            first; fewer where there are no more.
+            first; fewer where there are no more, or where more are asked for than it weighs.
         about: what it is, for the table.
         needs_views: whether the pool must have ``views``.
     """
@@ -114,15 +114,11 @@ STRATEGIES = {
         _lowest(lambda pool, _: -_chance(pool)), "attention most likely to be corrected, learnt from the answers"
     ),
     "representative": Strategy(
-        _spread(lambda rows, count, chosen, _pool, seed: representative(rows, count, chosen, None, seed)),
+        lambda pool, count, seed: representative(pool.features, count, pool.annotated, None, seed),
         "stand for most of the pool (facility location)",
     ),
     "combined": Strategy(
-        _spread(
-            lambda rows, count, chosen, pool, seed: representative(
-                rows, count, chosen, _chance(pool)[~pool.annotated], seed
-            )
-        ),
+        lambda pool, count, seed: representative(pool.features, count, pool.annotated, _chance(pool), seed),
         "stand for most of what is likely to be corrected",
     ),
 }

@@ -41,6 +41,14 @@ def test_open_images_are_chosen_once_each_and_again_alike(name: str, count: int,
     assert chosen.tolist() == STRATEGIES[name].choose(pool(count, seed, annotated), wanted, seed).tolist()
 
 
+def test_whoever_follows_the_order_finds_it_unchanged() -> None:
+    features = np.random.default_rng(11).random((400, 16))
+    order = representative(features, 40)
+    for annotated in (1, 7, 20):
+        done = np.isin(np.arange(400), order[:annotated])
+        assert representative(features, 20, done).tolist() == order[annotated : annotated + 20].tolist()
+
+
 @pytest.mark.parametrize("name", ["representative", "combined"])
 def test_planted_copies_are_not_asked_about_twice(name: str) -> None:
     rng = np.random.default_rng(1)
