@@ -19,6 +19,9 @@ from backend.state.store import Store
 
 log = logging.getLogger(__name__)
 
+_STRAYS = 4
+"""Annotations of tasks that were not at the front of the order, from which on the front is made anew."""
+
 # What of a project is worth keeping; the rest holds its invitation token and the credentials of its task data.
 _PROJECT_KEYS = ("id", "title", "label_config", "model_version", "created_at")
 
@@ -96,11 +99,14 @@ class Intake:
             return "annotations removed"
         if action == "TASKS_CREATED":
             self._take_tasks(project, _objects(payload.get("tasks")))
+            self._ask_for_scores(project)
             return "tasks taken"
         if action in ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_CREATED"):
-            self._take_tasks(project, _objects(payload.get("task")))
+            tasks = _objects(payload.get("task"))
+            self._take_tasks(project, tasks)
             self._take_annotations(project, _objects(payload.get("annotation")))
-            self._train_if_due(project)
+            if not self._train_if_due(project) and action != "ANNOTATION_UPDATED":
+                self._score_if_due(project, tasks)
             return "annotations taken"
         if action == "PROJECT_UPDATED":
             # Our own switch of the active version fires this too: nothing may follow from it but the new config.
@@ -124,10 +130,29 @@ class Intake:
             log.warning("Project %s: %s", project.number, error)
             return None
 
-    def _train_if_due(self, project: Project) -> None:
+    def _train_if_due(self, project: Project) -> bool:
         asked = int(self._store.projects.options(project.key).get("asked_revision", 0))
-        if self._store.annotations.fresh_annotations(project.key, asked) >= self._settings.train_after:
+        due = self._store.annotations.fresh_annotations(project.key, asked) >= self._settings.train_after
+        if due:
             self._ask_for_training(project)
+        return due
+
+    def _score_if_due(self, project: Project, tasks: Sequence[Mapping[str, Any]]) -> None:
+        """Have the front of the order made anew, once several annotations came from elsewhere.
+
+        Whoever annotates in the order finds the rest of it still right.
+        """
+        options = self._store.projects.options(project.key)
+        strays = options.get("strays", 0) + len({task.get("id") for task in tasks} - set(options.get("front", ())))
+        if strays >= _STRAYS:
+            self._ask_for_scores(project)
+        elif strays:
+            self._store.projects.set_options(project.key, {"strays": strays})
+
+    def _ask_for_scores(self, project: Project) -> None:
+        if self._store.versions.active(project.key) is not None:
+            self._store.projects.set_options(project.key, {"strays": None})
+            self.request(project, JobKind.SCORE)
 
     def _ask_for_training(self, project: Project) -> None:
         revision = self._store.annotations.latest_revision(project.key)

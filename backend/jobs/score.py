@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from backend.domain import Guidance, LookhereError, Origin, Prediction, Project, ScoredTask
+import numpy as np
+
+from backend.domain import Guidance, LookhereError, ModelVersion, Origin, Project, ScoredTask
 from backend.inference import Inference
 from backend.jobs.context import Context, Report
+from backend.labelstudio.client import LabelStudioClient
 from backend.labelstudio.images import upright_size
-from backend.labelstudio.labelconfig import read_roles
+from backend.labelstudio.labelconfig import Roles, read_roles
 from backend.labelstudio.predictions import prediction_to_json
-from backend.selection.priority import scores
+from backend.selection.priority import AHEAD, amended, cells, scores
 from backend.state.versions import is_version_name
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _IMAGES_PER_STEP = 64
 
 
 def score(context: Context, project: Project, report: Report) -> None:
     """Predict every task, rank them, and make Label Studio serve them in that order.
+
+    What the active version predicted already is not predicted again, and what Label Studio has already is not sent
+    again: after an annotation or an import this costs the new tasks and the front of the order.
 
     Args:
         context: what the job works with.
@@ -32,36 +45,97 @@ def score(context: Context, project: Project, report: Report) -> None:
         raise LookhereError("Expected an active version to score with, got none; train one first: `lookhere train`.")
     roles = read_roles(project.label_config)
     guidance = context.store.annotations.guidance(project.key)
-    report(0.0, f"reading {len(guidance)} images")
-    fetched = zip(guidance, context.fetch_all(project, [item.task for item in guidance]), strict=True)
-    readable = [(item, path) for item, path in fetched if path is not None]
+    pool = _predicted(context, project, version, guidance, report)
+    items, said = [item for item, _ in pool], [one for _, one in pool]
+    annotated = np.array([item.annotated for item in items], bool)
+    predictions = [one.prediction for one in said]
+    fresh = scores(predictions, annotated.tolist(), [_corrected(item) for item in items])
+    served = np.array([one.score for one in said])
+    order = fresh
+    if context.client is None:
+        report(1.0, f"scored {len(said)} tasks; without a credential they are not put into Label Studio")
+    else:
+        groups = cells(predictions, fresh, annotated) if _is_team(context, project) else [None] * len(said)
+        if _serves(context.client, project, version, int(np.isfinite(served).sum())):
+            order = amended(served, fresh, annotated)
+            _amend(context.client, project, version, roles, _rescored(said, order), served, groups)
+        else:
+            report(0.7, f"putting {len(said)} predictions into Label Studio")
+            results = [
+                _to_json(one, roles, version, group) for one, group in zip(_rescored(said, order), groups, strict=True)
+            ]
+            context.client.publish_predictions(project.number, results, version.name, is_version_name)
+    context.store.pools.save(project.key, version.name, [item.task.image for item in items], _rescored(said, order))
+    open_ = np.flatnonzero(~annotated)
+    front = open_[np.argsort(order[open_], kind="stable")][:AHEAD]
+    context.store.projects.set_options(project.key, {"front": [items[place].task.id for place in front]})
+    report(1.0, f"{len(said)} tasks are in the order of {version.name}")
+
+
+def _predicted(
+    context: Context, project: Project, version: ModelVersion, guidance: Sequence[Guidance], report: Report
+) -> list[tuple[Guidance, ScoredTask]]:
+    """The tasks that can be predicted, with what was predicted; the score is the last one given, NaN where none was."""
+    classes = set(read_roles(project.label_config).classes)
+    known = dict(context.store.pools.load(project.key, version.name))
+    new = [item for item in guidance if (item.task.id, item.task.image) not in known]
+    report(0.0, f"reading {len(new)} images")
+    fetched = zip(new, context.fetch_all(project, [item.task for item in new]), strict=True)
+    readable: list[tuple[Guidance, Path]] = [(item, path) for item, path in fetched if path is not None]
     inference = Inference.shared(context.settings.device)
-    predicted: list[tuple[Guidance, Path, Prediction]] = []
     for start in range(0, len(readable), _IMAGES_PER_STEP):
         step = readable[start : start + _IMAGES_PER_STEP]
         answers = inference.predict(str(version.folder), [str(path) for _, path in step])
-        predicted += [
-            (item, path, answer)
-            for (item, path), answer in zip(step, answers, strict=True)
-            if answer is not None and answer.label in roles.classes
-        ]
+        for (item, path), answer in zip(step, answers, strict=True):
+            if answer is not None:
+                task = item.task
+                known[task.id, task.image] = ScoredTask(task.id, answer, math.nan, upright_size(path))
         report(0.1 + 0.6 * (start + len(step)) / len(readable), f"scored {start + len(step)} of {len(readable)} images")
-    order = scores(
-        [prediction for _, _, prediction in predicted],
-        [item.annotated for item, _, _ in predicted],
-        [_corrected(item) for item, _, _ in predicted],
+    pool = ((item, known.get((item.task.id, item.task.image))) for item in guidance)
+    return [(item, one) for item, one in pool if one is not None and one.prediction.label in classes]
+
+
+def _serves(client: LabelStudioClient, project: Project, version: ModelVersion, count: int) -> bool:
+    """Whether Label Studio serves by what was put into it last: so many predictions of this version."""
+    return (
+        count > 0
+        and client.project(project.number).model_version == version.name
+        and client.predicted_versions(project.number).get(version.name) == count
     )
-    scored = [
-        ScoredTask(item.task.id, prediction, float(value), upright_size(path))
-        for (item, path, prediction), value in zip(predicted, order, strict=True)
+
+
+def _amend(
+    client: LabelStudioClient,
+    project: Project,
+    version: ModelVersion,
+    roles: Roles,
+    scored: Sequence[ScoredTask],
+    served: NDArray[np.floating],
+    groups: Sequence[int | None],
+) -> None:
+    new = [
+        _to_json(one, roles, version, group)
+        for one, last, group in zip(scored, served, groups, strict=True)
+        if math.isnan(last)
     ]
-    if context.client is None:
-        report(1.0, f"scored {len(scored)} tasks; without a credential they are not put into Label Studio")
-        return
-    report(0.7, f"putting {len(scored)} predictions into Label Studio")
-    results = [{"task": one.task, **prediction_to_json(one, roles, version.name)} for one in scored]
-    context.client.publish_predictions(project.number, results, version.name, is_version_name)
-    report(1.0, f"{len(scored)} tasks are in the order of {version.name}")
+    client.push_predictions(project.number, new)
+    for one, last, group in zip(scored, served, groups, strict=True):
+        if not math.isnan(last) and one.score != last:
+            client.amend_prediction(one.task, version.name, {"score": one.score, "cluster": group})
+
+
+def _to_json(one: ScoredTask, roles: Roles, version: ModelVersion, group: int | None) -> dict[str, Any]:
+    told = {"task": one.task, **prediction_to_json(one, roles, version.name)}
+    return told if group is None else {**told, "cluster": group}
+
+
+def _rescored(said: Sequence[ScoredTask], order: NDArray[np.floating]) -> list[ScoredTask]:
+    return [replace(one, score=float(value)) for one, value in zip(said, order, strict=True)]
+
+
+def _is_team(context: Context, project: Project) -> bool:
+    people = {one.annotator for one in context.store.annotations.annotations(project.key)}
+    return len(people - {None}) > 1
 
 
 def _corrected(item: Guidance) -> bool | None:

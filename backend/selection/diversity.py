@@ -19,6 +19,9 @@ ALIKE = 0.95
 _SAMPLE = 4096
 """Images of a pool that are weighed against each other: more would cost their square, and say the same."""
 
+_DIGITS = 4
+"""Digits of a gain, in images stood for, that count: beyond them, sums in another order differ."""
+
 _NEIGHBOURS = 20
 
 
@@ -34,8 +37,7 @@ def representative(
     An image adds Σ_i w_i max(0, s_ij − what the chosen ones reach of i), s the cosine similarity of centred features,
     so typical images come first, and copies add nothing. Greedy is within 1 − 1/e of the best prefix of every length
     (Nemhauser et al. 1978; for active learning: Wei et al., ICML 2015). No image that is ``ALIKE`` one before it is
-    taken while there are others. Whoever annotates in this order finds the rest of it
-    unchanged.
+    taken while there are others. Whoever annotates in this order finds the rest of it unchanged.
 
     Args:
         features: (N, C), any scale; a memory map will do. Of pools beyond 4,096 a random sample is weighed, and of as
@@ -54,7 +56,8 @@ def representative(
     if count <= 0:
         return np.empty(0, np.intp)
     raw, chosen = np.asarray(features[sample], np.float32), np.asarray(features[known], np.float32)
-    centre = np.concatenate([raw, chosen]).mean(0)
+    # In an order that does not tell who is annotated: sums differ by it, and equal images would change places.
+    centre = np.asarray(features[np.union1d(sample, known)], np.float32).mean(0)
     directions, centred = unit(raw), unit(raw - centre)
     similarity = np.clip(centred @ centred.T, 0, None)
     worth = np.ones(len(sample), np.float32) if weights is None else np.asarray(weights, np.float32)[sample]
@@ -64,7 +67,7 @@ def representative(
         reached = np.clip((centred @ unit(chosen - centre).T).max(1), 0, None)
         copies = (directions @ unit(chosen).T).max(1) > ALIKE
     # What an image adds only falls as others are chosen: only those that may still be the best are weighed again.
-    gains = np.maximum(similarity - reached[:, None], 0).T @ worth
+    gains = np.round(np.maximum(similarity - reached[:, None], 0).T @ worth, _DIGITS)
     behind = worth.sum() + 1
     weighed_at = np.zeros(len(sample), np.intp)
     taken = np.zeros(len(sample), np.bool_)
@@ -74,7 +77,7 @@ def representative(
             best = int(np.where(taken, -np.inf, gains - behind * copies).argmax())
             if weighed_at[best] == place:
                 break
-            gains[best] = np.maximum(similarity[best] - reached, 0) @ worth
+            gains[best] = np.round(np.maximum(similarity[best] - reached, 0) @ worth, _DIGITS)
             weighed_at[best] = place
         order[place] = best
         taken[best] = True

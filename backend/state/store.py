@@ -12,6 +12,7 @@ from backend.settings import Settings
 from backend.state.annotations import Annotations, Events
 from backend.state.database import Database
 from backend.state.jobs import Jobs
+from backend.state.pools import Pools
 from backend.state.projects import Projects
 from backend.state.versions import Versions
 
@@ -28,6 +29,7 @@ class Store:
         annotations: tasks and annotations.
         jobs: the queue.
         versions: the published classifiers.
+        pools: what the served versions said.
     """
 
     folder: Path
@@ -37,6 +39,7 @@ class Store:
     annotations: Annotations
     jobs: Jobs
     versions: Versions
+    pools: Pools
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
@@ -50,6 +53,7 @@ class Store:
             annotations=Annotations(database),
             jobs=Jobs(database),
             versions=Versions(database, settings.data_dir / "versions"),
+            pools=Pools(settings.data_dir / "pools"),
         )
 
     def own_secret(self) -> bytes:

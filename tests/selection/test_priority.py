@@ -10,7 +10,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from backend.domain import Prediction
 from backend.selection.diversity import farthest_first
-from backend.selection.priority import scores
+from backend.selection.priority import AHEAD, _told_apart, amended, cells, scores
 from backend.selection.uncertainty import confidence
 
 
@@ -62,6 +62,76 @@ def test_what_is_annotated_already_is_not_asked_for_again() -> None:
     features = np.array([[1.0, 0.0], [0.99, 0.01], [0.0, 1.0]])
     found = scores([prediction(row) for row in features], [True, False, False], [True, None, None])
     assert found.argsort().tolist() == [2, 1, 0]
+
+
+def test_outside_the_head_a_score_stays_while_the_confidence_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backend.selection.priority._HEAD", 2)
+    rng = np.random.default_rng(0)
+    pool = [prediction(rng.normal(size=4), rng.uniform(0.5, 1)) for _ in range(12)]
+    annotated = [False] * 6 + [True] * 6
+    before = scores(pool, annotated, [None] * 12)
+    after = scores([*pool, prediction(rng.normal(size=4), 0.66)], [*annotated, False], [None] * 13)
+    same = (before > 0.25) & (after[:12] > 0.25)
+    assert same.sum() >= 8
+    assert before[same].tolist() == after[:12][same].tolist()
+
+
+def test_a_million_equally_confident_tasks_are_told_apart() -> None:
+    values = np.full(1_000_000, 0.25 + 0.5 * 0.99)
+    found = _told_apart(np.append(values, 0.75 + 0.24 * 0.5))
+    assert len(np.unique(found)) == len(found)
+    assert found[:-1].max() < 0.75
+
+
+@given(count=st.integers(1, 60), seed=st.integers(0, 10_000))
+@settings(deadline=None, max_examples=100)
+def test_amending_serves_the_new_front_and_leaves_the_rest(count: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    served, fresh = (rng.permutation(2 * count)[:count] + 0.5) / 2 / count, (rng.permutation(count) + 0.5) / count
+    served[rng.random(count) < rng.choice([0, 0.3, 1])] = np.nan
+    annotated = rng.random(count) < rng.choice([0, 0.5, 1])
+    found = amended(served, fresh, annotated)
+    assert len(set(found)) == count
+    assert found.min() > 0
+    assert found.max() < 1
+
+    def front(values: np.ndarray) -> list[int]:
+        open_ = np.flatnonzero(~annotated)
+        return [int(open_[place]) for place in values[open_].argsort()][:AHEAD]
+
+    assert front(found) == front(fresh)
+    changed = np.flatnonzero(~np.isnan(served) & (found != served))
+    assert set(changed) <= set(front(fresh))
+    again = amended(found, fresh, annotated)
+    assert again.tolist() == found.tolist(), "what is served already is not changed"
+
+
+def test_who_annotates_in_the_order_changes_nothing_of_the_rest() -> None:
+    rng = np.random.default_rng(1)
+    pool = [prediction(rng.normal(size=8), rng.uniform(0.5, 1)) for _ in range(80)]
+    first = scores(pool, [False] * 80, [None] * 80)
+    done = np.isin(np.arange(80), first.argsort()[:5])
+    fresh = scores(pool, done.tolist(), [True if one else None for one in done])
+    assert amended(first, fresh, done).tolist() == first.tolist()
+
+
+def test_the_front_is_grouped_by_likeness() -> None:
+    rng = np.random.default_rng(2)
+    kinds = np.eye(4)[np.arange(40) % 4] + rng.normal(scale=0.01, size=(40, 4))
+    annotated = np.arange(40) == 0
+    order = np.arange(40) / 40
+    found = cells([prediction(row) for row in kinds], order, annotated)
+    assert [place for place, cell in enumerate(found) if cell is not None] == list(range(1, 1 + AHEAD))
+    assert found[1:9] == list(range(8)), "each of the first half begins a group"
+    for place in range(9, 1 + AHEAD):
+        cell = found[place]
+        assert cell is not None
+        assert (1 + cell) % 4 == place % 4, "the others are in the group of their kind"
+
+
+def test_equal_images_are_grouped_too() -> None:
+    assert cells([prediction(np.ones(3))] * 3, np.arange(3) / 3, np.zeros(3, bool)) == [0, 1, 2]
+    assert cells([], np.empty(0), np.empty(0, bool)) == []
 
 
 def test_farthest_first_equals_the_plain_definition() -> None:
