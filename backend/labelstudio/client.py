@@ -406,14 +406,14 @@ class LabelStudioClient:
         try:
             self._call("POST", "/api/predictions/", f"store the prediction of task {task}", json=dict(prediction))
         except LabelStudioError as error:
-            if error.status != 400 or "task" not in error.came:
+            if error.status != 400 or "task:" not in error.came:
                 raise
             logger.info("Task %d was deleted meanwhile; its prediction is left out.", task)
             return 0
         return 1
 
     def amend_prediction(self, task: int, version: str, change: Mapping[str, Any]) -> None:
-        """Change the stored prediction of one task; nothing, where it has none of this version.
+        """Change the stored prediction of one task; nothing, where the task or such a prediction is gone.
 
         Args:
             task: Label Studio's task id.
@@ -423,7 +423,14 @@ class LabelStudioClient:
         Raises:
             LabelStudioError: Label Studio refuses.
         """
-        listed = self._call("GET", "/api/predictions/", f"list the predictions of task {task}", params={"task": task})
+        try:
+            asked = f"list the predictions of task {task}"
+            listed = self._call("GET", "/api/predictions/", asked, params={"task": task})
+        except LabelStudioError as error:
+            if error.status != 400 or "task:" not in error.came:
+                raise
+            logger.info("Task %d was deleted meanwhile; its score is left.", task)
+            return
         for stored in listed:
             if stored["model_version"] == version:
                 path = f"/api/predictions/{stored['id']}/"
