@@ -316,8 +316,8 @@ def _order(
         yield Finding("sampling", False, f"it is {project.sampling!r}: tasks are not served by score", _connect(number))
     if project.overlap > 1:
         detail = (
-            f"{project.overlap} annotations a task: the button Label first serves tasks that others have begun, in any "
-            f"order; Label All Tasks in the view {VIEW_TITLE!r} keeps to the scores"
+            f"{project.overlap} annotations a task: Label All Tasks first serves tasks that others have begun, in any "
+            f"order; its entry Label Tasks As Displayed, in the view {VIEW_TITLE!r}, keeps to the scores"
         )
         yield Finding("overlap", True, detail)
     view = next((view for view in client.views(number) if view.title == VIEW_TITLE), None)
@@ -326,7 +326,11 @@ def _order(
     elif view.ordering != (LOWEST_SCORE_FIRST,):
         yield Finding("view", False, f"the view {VIEW_TITLE!r} is not sorted by score, lowest first", _connect(number))
     else:
-        yield Finding("view", True, f"{VIEW_TITLE!r}, lowest score first")
+        detail = (
+            f"{VIEW_TITLE!r}, lowest score first; several annotators at once use Label All Tasks, since Label Tasks As "
+            "Displayed gives all of them the same task"
+        )
+        yield Finding("view", True, detail)
 
 
 def _connect(number: int) -> str:

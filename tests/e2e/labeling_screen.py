@@ -72,6 +72,23 @@ class LabelingScreen:
         self._page.locator("[class*=tabs]").get_by_text(title, exact=True).first.click()
         self._page.locator(_ROW).first.wait_for()
 
+    def label_all_tasks(self, as_displayed: bool = False) -> tuple[int, str]:
+        """Start labeling at the button of the view; returns the served task's id and the queue that it came from.
+
+        Args:
+            as_displayed: choose the entry of its menu, "Label Tasks As Displayed", in place of "Label All Tasks".
+        """
+        button = self._page.get_by_role("button", name="Label All Tasks")
+        with self._page.expect_response(lambda response: "id=next_task" in response.url) as served:
+            if as_displayed:
+                button.locator("xpath=following-sibling::*").first.click()
+                self._page.get_by_text("Label Tasks As Displayed").click()
+            else:
+                button.click()
+        answer = served.value.json()
+        self._wait_until_drawn()
+        return int(answer["id"]), str(answer["queue"])
+
     def open_first_task(self) -> int:
         """Open the task in the first row of the view; returns its id."""
         self._page.locator(_ROW).first.click()

@@ -76,6 +76,18 @@ def test_a_smart_click_shows_what_it_affects_and_changes_nothing_else(backend: B
     assert (annotation.label, annotation.label_origin) == (predicted["class"], Origin.CONFIRMED)
 
 
+@pytest.mark.parametrize(
+    ("as_displayed", "queue"), [(False, "Active learning or random queue"), (True, "Data manager queue")]
+)
+def test_both_entries_of_the_button_start_with_the_lowest_score(
+    backend: Backend, screen: LabelingScreen, as_displayed: bool, queue: str
+) -> None:
+    screen.open_view(backend.project.number, VIEW)
+    number, came_from = screen.label_all_tasks(as_displayed)
+    assert came_from == queue
+    assert _predicted(backend, number)["score"] == min(_open_scores(backend))
+
+
 def _predicted(backend: Backend, number: int) -> dict[str, Any]:
     client = backend.context.client
     assert client is not None
