@@ -75,17 +75,18 @@ def trust(features: Sequence[Tensor], marks: Sequence[Marks]) -> float:
         marks: on each image.
 
     Returns:
-        Share in [0, 1] of the images on which the pointed place is what is marked, by cross-validation; 0 with fewer
-        images than folds.
+        Share in [0, 1] of the images on which the pointed place is what is marked, by cross-validation, each image by
+        itself where there are few; 0 for a single image.
     """
-    if len(features) < _FOLDS:
+    if len(features) < 2:
         return 0.0
-    folds = [_moments(features[fold::_FOLDS], marks[fold::_FOLDS]) for fold in range(_FOLDS)]
+    count = min(_FOLDS, len(features))
+    folds = [_moments(features[fold::count], marks[fold::count]) for fold in range(count)]
     whole = reduce(add, folds)
     hits = 0
-    for fold in range(_FOLDS):
+    for fold in range(count):
         pointer = _solved(whole - folds[fold])
-        for held_out, on in zip(features[fold::_FOLDS], marks[fold::_FOLDS], strict=True):
+        for held_out, on in zip(features[fold::count], marks[fold::count], strict=True):
             hits += on.found(*pointer.point(held_out))
     return hits / len(features)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from backend.selection.attention import correction_chance, instability, unlikelihood
+from backend.selection.attention import correction_chance, instability, layout, unlikelihood
 from backend.selection.diversity import far_at_random, farthest_first, representative, typical
 from backend.selection.uncertainty import certainty, confidence, margin
 
@@ -82,6 +82,18 @@ def _instability(pool: Pool, _seed: int) -> NDArray[np.float64]:
     return -instability(pool.views)
 
 
+def _placed(pool: Pool) -> NDArray[np.float32]:
+    """(N, C + 16): where two images are alike in both spaces, each counting half."""
+    return np.concatenate([_standard(pool.features), _standard(layout(pool.attention))], axis=1)
+
+
+def _standard(rows: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Rows from their mean, of length 1 on average."""
+    centred = np.asarray(rows, np.float32) - np.asarray(rows, np.float32).mean(0)
+    scaled: NDArray[np.float32] = centred / np.sqrt((centred**2).sum(1).mean() + 1e-12)
+    return scaled
+
+
 DEFAULT = "representative"
 
 STRATEGIES = {
@@ -116,6 +128,10 @@ STRATEGIES = {
     "representative": Strategy(
         lambda pool, count, seed: representative(pool.features, count, pool.annotated, None, seed),
         "stand for most of the pool (facility location)",
+    ),
+    "placed": Strategy(
+        lambda pool, count, seed: representative(_placed(pool), count, pool.annotated, None, seed),
+        "stand for most of the pool, in features and in where the attention lies",
     ),
     "combined": Strategy(
         lambda pool, count, seed: representative(pool.features, count, pool.annotated, _chance(pool), seed),

@@ -232,6 +232,8 @@ def test_a_pointer_finds_what_was_clicked_elsewhere() -> None:
     for cells, (click,) in zip(features[8:], clicks[8:], strict=True):
         assert pointer.point(cells) == pytest.approx((click.x, click.y), abs=0.11)
     assert trust(features, marks) == 1.0
+    assert trust(features[:2], marks[:2]) == 1.0, "the second click already tells whether the first one holds elsewhere"
+    assert trust(features[:1], marks[:1]) == 0.0
     astray = [Marks((look(float(x), float(y)),)) for x, y in torch.rand(12, 2, generator=generator)]
     assert trust(features, astray) < 1 / 3
 
