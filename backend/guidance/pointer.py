@@ -22,6 +22,9 @@ _RIDGE = 0.03
 _AROUND = 5
 """Side in cells of the square whose mean describes the surroundings of a cell."""
 _FOLDS = 4
+UNCHECKED = 1 / 3
+"""Trust in what a single click taught: it finds the object in 76 of 100 training images of the digits, and in 61 of the
+pack's, and until the second click nobody can tell whether here too."""
 _DOUBT = 0.2
 """What a place far from a click counts beside the clicked one: hands slip, and one click in ten may be a mistake."""
 
@@ -76,10 +79,10 @@ def trust(features: Sequence[Tensor], marks: Sequence[Marks]) -> float:
 
     Returns:
         Share in [0, 1] of the images on which the pointed place is what is marked, by cross-validation, each image by
-        itself where there are few; 0 for a single image.
+        itself where there are few. A single image leaves nothing to check: ``UNCHECKED``; none, 0.
     """
     if len(features) < 2:
-        return 0.0
+        return UNCHECKED * len(features)
     count = min(_FOLDS, len(features))
     folds = [_moments(features[fold::count], marks[fold::count]) for fold in range(count)]
     whole = reduce(add, folds)

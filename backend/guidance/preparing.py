@@ -19,12 +19,12 @@ from backend.domain import Click, ClickRole, Example, LookhereError
 from backend.guidance.classifier import Classifier
 from backend.guidance.data import jittered_image, jittered_marks, load_image, to_tensor
 from backend.guidance.losses import contrast_map, evidence
-from backend.guidance.pointer import Pointer, learn, trust
+from backend.guidance.pointer import UNCHECKED, Pointer, learn, trust
 from backend.guidance.targets import Marks, ignore_target
 
 log = logging.getLogger(__name__)
 
-_TRUSTWORTHY = 1 / 3
+_TRUSTWORTHY = UNCHECKED
 """Share of clicks that a pointer must find before it is used. Chance finds one in ten; clicks that are themselves off
 by a tenth of the image, one in ten of them wrong, can be found in two of three cases at best."""
 

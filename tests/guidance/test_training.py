@@ -18,7 +18,7 @@ from backend.domain import Click, ClickRole, Example, LookhereError, Origin
 from backend.guidance.classifier import SMALL, Classifier, create
 from backend.guidance.data import jittered_image, jittered_marks
 from backend.guidance.losses import contrast_map, energy_share, guidance_loss, swap
-from backend.guidance.pointer import Pointer, learn, trust
+from backend.guidance.pointer import UNCHECKED, Pointer, learn, trust
 from backend.guidance.preparing import prepare
 from backend.guidance.probe import solve_head
 from backend.guidance.targets import Marks, affected_disc, affected_segment, disc, ignore_target, look_target
@@ -233,7 +233,8 @@ def test_a_pointer_finds_what_was_clicked_elsewhere() -> None:
         assert pointer.point(cells) == pytest.approx((click.x, click.y), abs=0.11)
     assert trust(features, marks) == 1.0
     assert trust(features[:2], marks[:2]) == 1.0, "the second click already tells whether the first one holds elsewhere"
-    assert trust(features[:1], marks[:1]) == 0.0
+    assert trust(features[:1], marks[:1]) == UNCHECKED
+    assert trust([], []) == 0.0
     astray = [Marks((look(float(x), float(y)),)) for x, y in torch.rand(12, 2, generator=generator)]
     assert trust(features, astray) < 1 / 3
 
