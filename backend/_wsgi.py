@@ -13,7 +13,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from label_studio_ml.api import init_app  # noqa: E402 - found by the path above
 
 from backend.labelstudio.sdk import Behind, Front, Lookhere  # noqa: E402
-from backend.settings import Settings  # noqa: E402
+from backend.settings import Settings, host_to_listen_on, set_up_logging  # noqa: E402
 from backend.web.server import Backend  # noqa: E402
 
 
@@ -26,14 +26,16 @@ def backend() -> Backend:
 def behind() -> Behind:
     """The use cases behind the model class."""
     use = backend().use_cases
-    return Behind(use.answers, use.project, use.receive)
+    return Behind(use.answers, use.project, use.project_of_key, use.receive)
 
 
 def application() -> Front:
     """Start the backend, and put its routes before those of label-studio-ml."""
     Lookhere.behind = staticmethod(behind)
-    backend().start()
-    return Front(backend().app, init_app(model_class=Lookhere))
+    running = backend()
+    running.start()
+    theirs = init_app(model_class=Lookhere)
+    return Front(running.app, theirs, running.use_cases.secret, running.app.config["MAX_CONTENT_LENGTH"])
 
 
 def main() -> None:
@@ -41,11 +43,13 @@ def main() -> None:
     from werkzeug.serving import run_simple
 
     settings = Settings()
+    set_up_logging(settings)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-p", "--port", type=int, default=settings.port)
     parser.add_argument("--host", default=settings.host)
     arguments, _ = parser.parse_known_args()
-    run_simple(arguments.host, arguments.port, application(), threaded=True)
+    settings = settings.model_copy(update={"host": arguments.host})
+    run_simple(host_to_listen_on(settings), arguments.port, application(), threaded=True)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,14 @@ def connect(number: int) -> None:
     context = _context()
     client = _client(context)
     project = context.store.projects.ensure(context.settings.label_studio_url, number)
-    connected = connect(client, number, context.settings, context.heat_link(project))
+    connected = connect(
+        client,
+        number,
+        context.settings,
+        context.heat_link(project),
+        basic_auth=context.basic_auth(project),
+        webhook_headers=context.webhook_headers(project),
+    )
     for step in connected.steps:
         click.echo(step)
     project = reconcile(context, number)
@@ -109,6 +116,8 @@ def doctor(number: int) -> None:
         context.heat_link(project),
         fetch=context.images.fetch,
         ours=is_version_name,
+        basic_auth=context.basic_auth(project),
+        webhook_headers=context.webhook_headers(project),
     )
     for finding in findings:
         click.echo(f"{'ok  ' if finding.ok else 'FAIL'} {finding.check}: {finding.detail}")

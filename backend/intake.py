@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from backend.domain import JobKind, LookhereError, Project
-from backend.labelstudio.annotations import annotation_from_json, task_from_json
+from backend.labelstudio.annotations import annotation_from_json, number_of_project, task_from_json
 from backend.labelstudio.labelconfig import LabelConfigError, Roles, read_roles
 from backend.settings import Settings
 from backend.state.database import StateUnavailable
@@ -55,8 +55,8 @@ class Intake:
         """
         action = payload.get("action")
         if not isinstance(action, str):
-            raise LookhereError(f"Expected a webhook event with the text field 'action', got {action!r}.")
-        number = _project_number(payload)
+            raise LookhereError(f"Expected a webhook event with the text field 'action', got {action!r:.80}.")
+        number = number_of_project(payload)
         event = self._store.events.append(action, number, _without_secrets(payload))
         self._take_in(event, action, number, payload)
 
@@ -158,12 +158,6 @@ class Intake:
         revision = self._store.annotations.latest_revision(project.key)
         self._store.projects.set_options(project.key, {"asked_revision": revision})
         self.request(project, JobKind.TRAIN)
-
-
-def _project_number(payload: Mapping[str, Any]) -> int | None:
-    project = payload.get("project")
-    number = project.get("id") if isinstance(project, Mapping) else project
-    return number if isinstance(number, int) and not isinstance(number, bool) else None
 
 
 def _without_secrets(payload: Mapping[str, Any]) -> dict[str, Any]:

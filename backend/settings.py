@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, IPvAnyNetwork, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+log = logging.getLogger(__name__)
+
+_SHORTEST_SECRET = 16
 
 
 class Settings(BaseSettings):
     """Settings of the backend. Each can be set as ``LOOKHERE_<NAME>`` in the environment or in ``.env``."""
 
-    model_config = SettingsConfigDict(env_prefix="LOOKHERE_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="LOOKHERE_", env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
     label_studio_url: str = Field(
         "http://localhost:8080", description="Address of Label Studio as this backend reaches it, sub-path included."
@@ -35,7 +43,9 @@ class Settings(BaseSettings):
     threads: int = Field(16, ge=2, description="Requests answered at once.")
     secret: SecretStr | None = Field(
         None,
-        description="Signs the heat-map links. Default: made at first start and kept in the data folder.",
+        description="The bearer token of people and scripts, of at least 16 characters; what Label Studio shows, and "
+        "the heat-map links, derive from it. Default: made at first start, kept in the data folder as `secret`, and "
+        "the server listens on loopback alone.",
     )
 
     data_dir: Path = Field(Path(".lookhere"), description="Folder of the database, the versions and the caches.")
@@ -61,18 +71,45 @@ class Settings(BaseSettings):
     image_timeout_s: float = Field(20.0, gt=0, description="Longest time in seconds to fetch one image.")
     image_max_bytes: int = Field(50_000_000, gt=0, description="Largest image file in bytes.")
     image_max_pixels: int = Field(100_000_000, gt=0, description="Largest image in pixels (decompression bombs).")
+    image_cache_bytes: int = Field(
+        10 * 2**30, gt=0, description="Largest size of the image cache in bytes; a project's images should fit."
+    )
     image_hosts: tuple[str, ...] = Field(
-        (), description="Hosts beside Label Studio from which images may be fetched, as a JSON list."
+        (),
+        description="Hosts beside Label Studio from which images may be fetched, as a JSON list; `*.example.org` for "
+        "all below one, `*` for all. Only their public addresses are asked.",
+    )
+    image_networks: tuple[IPvAnyNetwork, ...] = Field(
+        (), description="Networks like `10.1.0.0/16` in which these hosts may have private addresses, as a JSON list."
     )
     image_folders: tuple[Path, ...] = Field(
         (), description="Local folders from which `file://` images may be read, as a JSON list."
     )
+    largest_body: int = Field(256 * 2**20, gt=0, description="Largest body of a request in bytes.")
+    most_tasks: int = Field(10_000, gt=0, description="Most tasks that one request may ask predictions of.")
     log_level: str = Field("INFO", description="Level of the log.")
 
     @field_validator("label_studio_url", "label_studio_public_url", "public_url", "backend_url")
     @classmethod
     def _no_trailing_slash(cls, value: str | None) -> str | None:
+        if value and urlsplit(value).username is not None:
+            raise ValueError("an address with user or password is no place for them: it is shown and logged")
         return value.rstrip("/") if value else value
+
+    @field_validator("label_studio_api_key", "secret")
+    @classmethod
+    def _none_where_blank(cls, value: SecretStr | None) -> SecretStr | None:
+        stripped = value.get_secret_value().strip() if value is not None else ""
+        return SecretStr(stripped) if stripped else None
+
+    @field_validator("secret")
+    @classmethod
+    def _not_guessable(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < _SHORTEST_SECRET:
+            raise ValueError(
+                f"a secret of at least {_SHORTEST_SECRET} characters is needed, like `openssl rand -hex 32`"
+            )
+        return value
 
     @property
     def database(self) -> str:
@@ -85,8 +122,32 @@ class Settings(BaseSettings):
         return self.backend_url or self.public_url
 
 
+def host_to_listen_on(settings: Settings) -> str:
+    """The address to listen on: loopback unless a secret is set, and a line in the log that says so."""
+    host = settings.host
+    if settings.secret is not None:
+        return host
+    if _is_loopback(host):
+        log.info("LOOKHERE_SECRET is not set: listening on loopback alone, with the secret in %s.", settings.data_dir)
+        return host
+    log.warning(
+        "LOOKHERE_SECRET is not set: listening on 127.0.0.1 alone, not on %s. Set it, for the server and for "
+        "`lookhere connect`, to let others in.",
+        host,
+    )
+    return "127.0.0.1"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def set_up_logging(settings: Settings) -> None:
     """Log to the terminal, in the commands, the server and the jobs alike."""
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # It tells every request, hundreds of them for a large project.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # These tell of every request, hundreds of them for a large project, with its signed address or even its headers.
+    for name in ("httpx", "httpcore", "urllib3", "werkzeug", "label_studio_ml"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -104,7 +104,7 @@ def demonstration(folder: Path, *, fresh: bool) -> Iterator[Demonstration]:
         server = LabelStudioServer(
             folder / "label-studio",
             email=EMAIL,
-            password=_password(folder),
+            password=_kept_secret(folder / "password"),
             port=_port(folder, "label-studio"),
             files=folder / "files",
             seed=seed,
@@ -120,6 +120,7 @@ def demonstration(folder: Path, *, fresh: bool) -> Iterator[Demonstration]:
             label_studio_api_key=token,
             public_url=f"http://127.0.0.1:{port}",
             port=port,
+            secret=_kept_secret(folder / "secret"),
             data_dir=folder / "backend",
             backbone="small",
             seed=SEED,
@@ -150,12 +151,11 @@ def _port(folder: Path, server: str) -> int:
     return int(kept.read_text())
 
 
-def _password(folder: Path) -> SecretStr:
-    # Label Studio takes the password when it makes the user, so it is kept for the next start.
-    kept = folder / "password"
+def _kept_secret(kept: Path) -> SecretStr:
+    # Label Studio takes the password when it makes the user, and our keys when it is connected.
     if not kept.exists():
         kept.touch(mode=0o600)
-        kept.write_text(secrets.token_urlsafe(9))
+        kept.write_text(secrets.token_urlsafe(16))
     return SecretStr(kept.read_text())
 
 
@@ -281,5 +281,7 @@ def environment(settings: Settings) -> dict[str, str]:
         if isinstance(value, SecretStr):
             value = value.get_secret_value()
         if value is not None and value != ():
-            ours[f"LOOKHERE_{name.upper()}"] = json.dumps(value) if isinstance(value, tuple) else str(value)
+            ours[f"LOOKHERE_{name.upper()}"] = (
+                json.dumps(value, default=str) if isinstance(value, tuple) else str(value)
+            )
     return others | ours

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Self
 
 from backend.domain import LookhereError, Project, Task
-from backend.labelstudio.client import LabelStudioClient
+from backend.labelstudio import access
+from backend.labelstudio.client import BasicAuth, LabelStudioClient
 from backend.labelstudio.images import ImageStore
 from backend.labelstudio.links import heat_link, sign
 from backend.settings import Settings
@@ -51,7 +52,7 @@ class Context:
 
     @cached_property
     def secret(self) -> bytes:
-        """What heat-map links are signed with: the setting, or a random one kept in the data folder."""
+        """What opens this backend: the setting, or a random one kept in the data folder."""
         if self.settings.secret is not None:
             return self.settings.secret.get_secret_value().encode()
         return self.store.own_secret()
@@ -60,6 +61,14 @@ class Context:
         """Gives, for the data field of a project's image, the link of the heat map beside it."""
         signature = sign(self.secret, project.key)
         return lambda field: heat_link(self.settings.public_url, project.key, signature, field)
+
+    def basic_auth(self, project: Project) -> BasicAuth:
+        """User and password with which Label Studio asks about a project."""
+        return access.basic_auth(self.secret, project.key)
+
+    def webhook_headers(self, project: Project) -> dict[str, str]:
+        """The headers with which Label Studio tells of a project's events."""
+        return access.webhook_headers(self.secret, project.key)
 
     def fetch(self, project: Project, task: Task) -> Path:
         """The path of a task's image on this machine.

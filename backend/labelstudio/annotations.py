@@ -21,6 +21,13 @@ class AnnotationError(LookhereError):
     """A task or annotation that is not as Label Studio sends it."""
 
 
+def number_of_project(event: Mapping[str, Any]) -> int | None:
+    """Label Studio's id of the project that a webhook event is about, None where it names none."""
+    project = event.get("project")
+    number = project.get("id") if isinstance(project, Mapping) else project
+    return number if isinstance(number, int) and not isinstance(number, bool) else None
+
+
 def task_from_json(task: Any, roles: Roles) -> Task:
     """Read a task.
 
@@ -39,7 +46,7 @@ def task_from_json(task: Any, roles: Roles) -> Task:
     if not isinstance(image, str) or not image:
         raise AnnotationError(
             f"Expected task {number} to hold an image reference in the field {roles.image_field!r} of its data, got "
-            f"{image!r}; the label config's <Image value> names that field."
+            f"{image!r:.80}; the label config's <Image value> names that field."
         )
     known = data.get(roles.known_field) if isinstance(data, Mapping) else None
     label = str(known) if isinstance(known, str | int) and str(known) in roles.classes else None
@@ -200,7 +207,7 @@ def _user(value: Any) -> int | None:
 def _id(item: Mapping[str, Any], what: str, key: str = "id") -> int:
     number = item.get(key)
     if not isinstance(number, int) or isinstance(number, bool):
-        raise AnnotationError(f"Expected the number of the {what}, got {number!r}.")
+        raise AnnotationError(f"Expected the number of the {what}, got {number!r:.80}.")
     return number
 
 

@@ -93,7 +93,7 @@ class Answers:
         version = self._active(project.key)
         if version is None:
             return [declined() for _ in tasks]
-        known = [self._understood(task, roles) for task in tasks]
+        known = [self._understood(task, project, roles) for task in tasks]
         self._pool.put_tasks(project.key, [task for task in known if task is not None])
         with ThreadPoolExecutor(_FETCHES_AT_ONCE) as threads:
             paths = list(threads.map(lambda task: self._fetched(project, task), known))
@@ -123,7 +123,7 @@ class Answers:
         roles = read_roles(project.label_config)
         version = self._active(project.key)
         clicks = smart_clicks(context, roles)
-        task = self._understood(tasks[0], roles) if tasks else None
+        task = self._understood(tasks[0], project, roles) if tasks else None
         path = self._fetched(project, task)
         if version is None or path is None or not clicks:
             size = upright_size(path) if path else _shown_size(context)
@@ -154,9 +154,15 @@ class Answers:
             return Picture(path.read_bytes(), mimetypes.guess_type(task.image)[0] or "image/jpeg")
         return Picture(self._predictor.overlay(version, path), "image/jpeg")
 
-    def _understood(self, task: Any, roles: Roles) -> Task | None:
+    def _understood(self, task: Any, project: Project, roles: Roles) -> Task | None:
         try:
-            return task_from_json(task, roles)
+            understood = task_from_json(task, roles)
+            if task.get("project", project.number) != project.number:
+                raise LookhereError(
+                    f"Expected task {understood.id} to be one of project {project.number}, got one of project "
+                    f"{task['project']!r:.80}."
+                )
+            return understood
         except LookhereError as error:
             log.warning("Declined a task: %s", error)
             return None

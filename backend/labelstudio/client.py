@@ -109,6 +109,7 @@ class ConnectedBackend:
         error: what Label Studio says of a state of error, "" otherwise.
         interactive: whether smart clicks reach it.
         model_version: what its ``/setup`` answered last.
+        user: the name with which Label Studio authenticates there, "" where it does not.
     """
 
     id: int
@@ -118,6 +119,7 @@ class ConnectedBackend:
     error: str
     interactive: bool
     model_version: str
+    user: str = ""
 
 
 @dataclass(frozen=True)
@@ -566,7 +568,12 @@ class LabelStudioClient:
                 made = self._sdk.ml.create(project=number, url=url, title=title, is_interactive=True, **auth)
                 return _connected_backend(made), True
             backend = same[0]
-            if backend.interactive and backend.state == "CO" and not auth:
+            # Label Studio has just asked it: with a wrong password it would not be connected.
+            if (
+                backend.interactive
+                and backend.state == "CO"
+                and (basic_auth is None or basic_auth.user == backend.user)
+            ):
                 return backend, len(same) > 1
             # Label Studio checks the address with the fields of this very request: url and project must be in it.
             mended = self._sdk.ml.update(backend.id, project=number, url=url, is_interactive=True, **auth)
@@ -901,4 +908,5 @@ def _connected_backend(one: SdkBackend) -> ConnectedBackend:
         error=one.error_message or "",
         interactive=bool(one.is_interactive),
         model_version=one.model_version or "",
+        user=(one.basic_auth_user or "") if one.auth_method == "BASIC_AUTH" else "",
     )

@@ -122,6 +122,7 @@ def diagnose(
     *,
     ours: Callable[[str], bool],
     fetch: Callable[[str], object],
+    basic_auth: BasicAuth | None = None,
     webhook_headers: Mapping[str, str] | None = None,
 ) -> list[Finding]:
     """Look for each known misconfiguration of a project's hook-up. Changes nothing.
@@ -133,6 +134,7 @@ def diagnose(
         heat_link: task-data field of the image → link of the heat-map beside it.
         ours: tells by its name whether a model version is one of ours.
         fetch: image reference of a task → anything; raises ``LookhereError`` where the image cannot be read.
+        basic_auth: user and password that Label Studio must send to the backend; None for any.
         webhook_headers: headers that the webhook must send; None for any.
 
     Returns:
@@ -141,7 +143,7 @@ def diagnose(
     """
     findings: list[Finding] = []
     try:
-        for finding in _examine(client, number, settings, heat_link, ours, fetch, webhook_headers):
+        for finding in _examine(client, number, settings, heat_link, ours, fetch, basic_auth, webhook_headers):
             findings.append(finding)  # noqa: PERF402 - what was found before an error is kept
     except LabelStudioError as error:
         check = "token" if error.status == 401 else "project" if findings else "Label Studio"
@@ -156,15 +158,16 @@ def _examine(
     heat_link: Callable[[str], str],
     ours: Callable[[str], bool],
     fetch: Callable[[str], object],
+    basic_auth: BasicAuth | None,
     webhook_headers: Mapping[str, str] | None,
 ) -> Iterator[Finding]:
     yield Finding("token", True, f"{client.url} knows it as {client.whoami().email}'s")
     project = client.project(number)
     yield Finding("project", True, f"{number} {project.title!r}")
-    yield from _public_address(settings)
+    yield from _public_address(settings, basic_auth)
     yield from _private_addresses(client, number, settings)
     backends = client.backends(number)
-    yield from _backend(number, backends, settings)
+    yield from _backend(number, backends, settings, basic_auth)
     yield from _webhook(client, number, settings, backends, webhook_headers)
     roles: Roles | None = None
     try:
@@ -177,7 +180,7 @@ def _examine(
     yield from _order(client, project, backends, ours)
 
 
-def _public_address(settings: Settings) -> Iterator[Finding]:
+def _public_address(settings: Settings, basic_auth: BasicAuth | None) -> Iterator[Finding]:
     url = settings.public_url
     try:
         status = httpx.get(f"{url}/health", timeout=_PROBE_TIMEOUT_S).status_code
@@ -186,11 +189,26 @@ def _public_address(settings: Settings) -> Iterator[Finding]:
         status, came = 0, f"did not answer: {error}"
     remedy = "Start it with `lookhere serve`; LOOKHERE_PUBLIC_URL must be its address as annotators' browsers reach it."
     yield Finding("public address", status == 200, f"{url} {came}", "" if status == 200 else remedy)
+    if status == 200 and basic_auth is not None:
+        yield _secret(url, basic_auth)
     if settings.label_studio_url.startswith("https:") and url.startswith("http:"):
         detail = (
             f"Label Studio is at {settings.label_studio_url}, but the heat-maps at {url}: browsers refuse the mixture"
         )
         yield Finding("encryption", False, detail, "Put the backend behind https and set LOOKHERE_PUBLIC_URL.")
+
+
+def _secret(url: str, basic_auth: BasicAuth) -> Finding:
+    auth = (basic_auth.user, basic_auth.password.get_secret_value())
+    try:
+        status = httpx.get(f"{url}/versions", auth=auth, timeout=_PROBE_TIMEOUT_S).status_code
+    except httpx.HTTPError as error:
+        return Finding("secret", False, f"{url} did not answer: {error}", "Try again.")
+    if status == 200:
+        return Finding("secret", True, "the backend accepts what Label Studio is to send")
+    detail = f"the backend at {url} answers {status} to what Label Studio is to send: it has another secret"
+    remedy = "Give `lookhere serve` and this command the same LOOKHERE_SECRET, or the same LOOKHERE_DATA_DIR."
+    return Finding("secret", False, detail, remedy)
 
 
 def _private_addresses(client: LabelStudioClient, number: int, settings: Settings) -> Iterator[Finding]:
@@ -207,7 +225,9 @@ def _private_addresses(client: LabelStudioClient, number: int, settings: Setting
             yield Finding(check, True, f"Label Studio may call {url}")
 
 
-def _backend(number: int, backends: list[ConnectedBackend], settings: Settings) -> Iterator[Finding]:
+def _backend(
+    number: int, backends: list[ConnectedBackend], settings: Settings, basic_auth: BasicAuth | None
+) -> Iterator[Finding]:
     url = settings.url_for_label_studio
     same = [backend for backend in backends if backend.url == url]
     if not same:
@@ -220,11 +240,17 @@ def _backend(number: int, backends: list[ConnectedBackend], settings: Settings) 
         faults.append(Finding("backend", False, f"{url} is connected {len(same)} times", _connect(number)))
     if backend.state != "CO":
         detail = f"Label Studio does not get through to {url}: {backend.error or f'state {backend.state!r}'}"
-        remedy = "See that the backend runs, and that LOOKHERE_BACKEND_URL is its address as Label Studio reaches it."
+        remedy = (
+            "See that the backend runs, and that LOOKHERE_BACKEND_URL is its address as Label Studio reaches it; then "
+            + _connect(number)
+        )
         faults.append(Finding("backend", False, detail, remedy))
     if backends[0].url != url:
         remedy = "Disconnect the first one in the project's settings, Model, if its predictions are not needed."
         faults.append(Finding("backend", False, _not_first(backends[0]), remedy))
+    if basic_auth is not None and backend.user != basic_auth.user:
+        detail = f"Label Studio does not authenticate at {url} as {basic_auth.user}"
+        faults.append(Finding("backend", False, detail, _connect(number)))
     if not backend.interactive:
         faults.append(
             Finding("backend", False, "smart clicks do not reach it: it is not interactive", _connect(number))

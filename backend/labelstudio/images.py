@@ -14,11 +14,11 @@ import hashlib
 import http.client
 import io
 import ipaddress
-import itertools
 import os
 import re
 import socket
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -37,8 +37,11 @@ from backend.settings import Settings
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")
 _REDIRECTS = 5
 _CHUNK = 2**16
-_CACHE_BYTES = 10 * 2**30
-_FETCHES_PER_SWEEP = 100
+_PART = ".part-"
+# Of the cache: how much may come between two sweeps of a process.
+_SWEPT_SHARE = 0.01
+# No download takes as long: what is still unfinished then was left by a process that was killed.
+_UNFINISHED_S = 3600.0
 _REDIRECT_CODES = {301, 302, 303, 307, 308}
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _CLOUD_SCHEMES = {"s3", "gs", "azure-blob", "azure"}
@@ -65,7 +68,9 @@ class ImageStore:
         self._authorization = authorization
         self._label_studio = urlsplit(settings.label_studio_url)
         self._folder = settings.data_dir / "images"
-        self._fetched = itertools.count(1)
+        self._lock = threading.Lock()
+        # Full, so that the first image of a process looks at what others left.
+        self._unswept = float(settings.image_cache_bytes)
 
     def fetch(self, reference: str, task: int | None = None) -> Path:
         """The file of an image.
@@ -84,14 +89,17 @@ class ImageStore:
         parts = _split(reference)
         if parts.scheme == "file":
             return self._local(parts)
-        cached = self._folder / hashlib.sha256(reference.encode("utf-8", "surrogatepass")).hexdigest()
+        # Label Studio says who may see what of a cloud storage by the task: what one may see is not another's.
+        of_task = task if parts.scheme in _CLOUD_SCHEMES else None
+        name = f"{self._settings.label_studio_url} {of_task} {reference}"
+        cached = self._folder / hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
         # Another process may drop it at any time, to bound the cache.
         with contextlib.suppress(FileNotFoundError):
             os.utime(cached)
             return cached
         self._folder.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=self._folder, prefix=".part-")
-        part = Path(name)
+        descriptor, unfinished = tempfile.mkstemp(dir=self._folder, prefix=_PART)
+        part = Path(unfinished)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 size = 0
@@ -103,7 +111,7 @@ class ImageStore:
             part.replace(cached)
         finally:
             part.unlink(missing_ok=True)
-        self._bound()
+        self._bound(size, cached)
         return cached
 
     def _content(self, reference: str, parts: SplitResult, task: int | None) -> Iterator[bytes]:
@@ -135,11 +143,14 @@ class ImageStore:
 
     def _download(self, url: str) -> Iterator[bytes]:
         deadline = time.monotonic() + self._settings.image_timeout_s
+        sent = False
         try:
             for _ in range(_REDIRECTS + 1):
                 request = _prepared(url)
-                with self._answer(request, deadline) as response:
+                with self._answer(request, sent, deadline) as response:
                     if response.status_code in _REDIRECT_CODES and "Location" in response.headers:
+                        # Label Studio sends on to the cloud storages that its owner named.
+                        sent = self._is_label_studio(_split(request.url or url))
                         url = urljoin(request.url or url, response.headers["Location"])
                         continue
                     self._need_ok(response)
@@ -157,7 +168,7 @@ class ImageStore:
             raise ImageError(f"Expected an image at {_short(url)}, got no answer: {type(error).__name__}.") from error
         raise ImageError(f"Expected an image after at most {_REDIRECTS} redirects, got another one to {_short(url)}.")
 
-    def _answer(self, request: requests.PreparedRequest, deadline: float) -> requests.Response:
+    def _answer(self, request: requests.PreparedRequest, sent: bool, deadline: float) -> requests.Response:
         parts = _split(request.url or "")
         with requests.Session() as session:
             # Neither a proxy's nor a .netrc's credentials belong into a request to a stranger's address.
@@ -165,13 +176,42 @@ class ImageStore:
             adapter = _Timed(deadline)
             if self._is_label_studio(parts):
                 request.headers.update(self._authorization())
-            elif parts.hostname not in self._settings.image_hosts:
-                adapter = _Pinned(_public_address(parts), deadline)
+            else:
+                adapter = _Pinned(self._address(parts, sent), deadline)
             session.mount(f"{parts.scheme}://", adapter)
             return session.send(request, stream=True, allow_redirects=False, timeout=_need_time(deadline))
 
     def _is_label_studio(self, parts: SplitResult) -> bool:
-        return _origin(parts) == _origin(self._label_studio)
+        # Under a sub-path others share its origin, and a server may take %2e%2e for the way up to them.
+        path = unquote(parts.path).replace("\\", "/")
+        below = f"{path}/".startswith(f"{self._label_studio.path}/") and ".." not in path.split("/")
+        return below and _origin(parts) == _origin(self._label_studio)
+
+    def _address(self, parts: SplitResult, sent: bool) -> str:
+        """The address of an allowed host; ``sent`` where Label Studio itself led there."""
+        host = (parts.hostname or "").rstrip(".")
+        if parts.scheme not in _DEFAULT_PORTS or not host:
+            raise ImageError(f"Expected an http or https address of an image, got {_short(parts.geturl())}.")
+        if not sent and not any(_names(allowed, host) for allowed in self._settings.image_hosts):
+            raise ImageError(
+                f"Expected an image from Label Studio or from a host that LOOKHERE_IMAGE_HOSTS names, got one from "
+                f"{host!r:.80}."
+            )
+        try:
+            found = [str(entry[4][0]) for entry in socket.getaddrinfo(host, parts.port, proto=socket.IPPROTO_TCP)]
+        except (OSError, UnicodeError) as error:
+            raise ImageError(f"Expected the host of an image, got {host!r:.80}, which has no address.") from error
+        for address in found:
+            if not _is_public(address) and not self._is_in_named_network(address):
+                raise ImageError(
+                    f"Expected an image at a public address, got the host {host!r:.80}, whose address {address} is "
+                    "private. Networks that are meant are named in LOOKHERE_IMAGE_NETWORKS."
+                )
+        return found[0]
+
+    def _is_in_named_network(self, address: str) -> bool:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+        return any(ip in network for network in self._settings.image_networks)
 
     def _need_ok(self, response: requests.Response) -> None:
         if response.status_code == requests.codes.ok:
@@ -222,20 +262,30 @@ class ImageStore:
                 f"{_short(reference)}. LOOKHERE_IMAGE_MAX_PIXELS sets the limit."
             )
 
-    def _bound(self) -> None:
-        if next(self._fetched) % _FETCHES_PER_SWEEP:
-            return
+    def _bound(self, size: int, newest: Path) -> None:
+        """Drop what was used longest ago, but never the image that is about to be read."""
+        bound = self._settings.image_cache_bytes
+        with self._lock:
+            self._unswept += size
+            if self._unswept <= _SWEPT_SHARE * bound:
+                return
+            self._unswept = 0.0
         files: list[tuple[float, int, Path]] = []
         for path in self._folder.iterdir():
             # Another process may sweep at the same time.
             with contextlib.suppress(FileNotFoundError):
-                files.append((path.stat().st_mtime, path.stat().st_size, path))
-        excess = sum(size for _, size, _ in files) - _CACHE_BYTES
+                state = path.stat()
+                if not path.name.startswith(_PART):
+                    files.append((state.st_mtime, state.st_size, path))
+                elif state.st_mtime < time.time() - _UNFINISHED_S:
+                    path.unlink()
+        excess = sum(size for _, size, _ in files) - bound
         for _, size, path in sorted(files):
             if excess <= 0:
                 return
-            path.unlink(missing_ok=True)
-            excess -= size
+            if path != newest:
+                path.unlink(missing_ok=True)
+                excess -= size
 
 
 class _Timed(HTTPAdapter):
@@ -324,21 +374,10 @@ def _prepared(url: str) -> requests.PreparedRequest:
     return requests.Request("GET", url).prepare()
 
 
-def _public_address(parts: SplitResult) -> str:
-    host = parts.hostname or ""
-    if parts.scheme not in _DEFAULT_PORTS or not host:
-        raise ImageError(f"Expected an http or https address of an image, got {_short(parts.geturl())}.")
-    try:
-        found = [str(entry[4][0]) for entry in socket.getaddrinfo(host, parts.port, proto=socket.IPPROTO_TCP)]
-    except (OSError, UnicodeError) as error:
-        raise ImageError(f"Expected the host of an image, got {host!r}, which has no address.") from error
-    for address in found:
-        if not _is_public(address):
-            raise ImageError(
-                f"Expected an image on a public host, got {host!r}, whose address {address} is private. Hosts that "
-                "are meant are named in LOOKHERE_IMAGE_HOSTS."
-            )
-    return found[0]
+def _names(allowed: str, host: str) -> bool:
+    """Whether an entry of the allowed hosts names a host: itself, all below it, or all."""
+    allowed = allowed.lower()
+    return allowed in ("*", host) or (allowed.startswith("*.") and host.endswith(allowed[1:]))
 
 
 def _is_public(address: str) -> bool:

@@ -7,17 +7,29 @@ all projects and runs each event in a process of its own; 2.x makes a model for 
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from flask import has_request_context, request
 from label_studio_ml.model import LabelStudioMLBase
+from werkzeug.exceptions import Forbidden
+from werkzeug.test import run_wsgi_app
+from werkzeug.wsgi import get_content_length
 
 from backend.domain import LookhereError, Project
+from backend.labelstudio.access import WEBHOOK_HEADER, Caller, Role, caller
 from backend.labelstudio.answers import Answers
+from backend.labelstudio.contract import need_project
+from backend.labelstudio.predictions import declined
+
+log = logging.getLogger(__name__)
 
 # What label-studio-ml's own routes lose: a version that changes, and events that are kept before they are answered.
 _OURS = ("/setup", "/webhook", "/versions", "/heat/")
+# Where in a request's environment stands who asks.
+_CALLER = "lookhere.caller"
 
 
 @dataclass(frozen=True)
@@ -27,11 +39,13 @@ class Behind:
     Attributes:
         answers: predictions of the active versions.
         project: makes a project known: (number, label config or None) to project.
+        project_of_key: our own id to project, None where there is none.
         receive: takes in one event.
     """
 
     answers: Answers
     project: Callable[[int, str | None], Project]
+    project_of_key: Callable[[int], Project | None]
     receive: Callable[[Mapping[str, Any]], None]
 
 
@@ -59,6 +73,13 @@ class Lookhere(LabelStudioMLBase):  # type: ignore[misc] # label-studio-ml has n
         number = tasks[0].get("project")
         if not isinstance(number, int):
             raise LookhereError(f"Expected tasks with the number of their 'project', got {number!r}.")
+        if has_request_context():
+            try:
+                need_project(request.environ[_CALLER], number, behind.project_of_key)
+            except Forbidden as error:
+                # label-studio-ml would make of it a 500 with the trace.
+                log.warning("Declined %d tasks: %s", len(tasks), error.description)
+                return [declined() for _ in tasks]
         project = behind.project(number, None)
         if context is not None:
             return [behind.answers.to_click(project, tasks, context)]
@@ -77,22 +98,57 @@ class Lookhere(LabelStudioMLBase):  # type: ignore[misc] # label-studio-ml has n
 class Front:
     """WSGI middleware: our routes where label-studio-ml's own would lose events or say a constant version.
 
+    It lets nobody in without a credential, to their routes as to ours: label-studio-ml knows none of a webhook's, and
+    its ``/predict`` none of a project's.
+
     Args:
         ours: the contract's application.
         theirs: the application of label-studio-ml.
+        secret: the backend's secret.
+        largest_body: of a request, in bytes.
     """
 
-    def __init__(self, ours: Callable[..., Iterable[bytes]], theirs: Callable[..., Iterable[bytes]]) -> None:
+    def __init__(
+        self,
+        ours: Callable[..., Iterable[bytes]],
+        theirs: Callable[..., Iterable[bytes]],
+        secret: bytes,
+        largest_body: int,
+    ) -> None:
         self._ours = ours
         self._theirs = theirs
+        self._secret = secret
+        self._largest_body = largest_body
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer a request."""
         path = environ["PATH_INFO"]
+        who = self._caller(environ)
+        if path != "/health" and not path.startswith("/heat/") and not _may(who, path):
+            # Ours knows how to refuse.
+            return self._ours(environ, start_response)
+        environ = {**environ, _CALLER: who}
         if path == "/setup":
-            # 1.0.9 refuses to predict before its own setup has made a model.
-            body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-            for _ in self._theirs({**environ, "wsgi.input": io.BytesIO(body)}, lambda *_: None):
-                pass
-            environ = {**environ, "wsgi.input": io.BytesIO(body)}
+            return self._set_up(environ, start_response)
         return (self._ours if path.startswith(_OURS) else self._theirs)(environ, start_response)
+
+    def _set_up(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        # What is too long is refused by ours, which does not look at it.
+        body = environ["wsgi.input"].read(min(get_content_length(environ) or 0, self._largest_body))
+        answer, status, headers = run_wsgi_app(self._ours, {**environ, "wsgi.input": io.BytesIO(body)}, buffered=True)
+        if status.startswith("200"):
+            # 1.0.9 refuses to predict before its own setup has made a model.
+            run_wsgi_app(self._theirs, {**environ, "wsgi.input": io.BytesIO(body)}, buffered=True)
+        start_response(status, list(headers))
+        return answer
+
+    def _caller(self, environ: Mapping[str, Any]) -> Caller | None:
+        header = f"HTTP_{WEBHOOK_HEADER.upper().replace('-', '_')}"
+        return caller(self._secret, environ.get("HTTP_AUTHORIZATION", ""), environ.get(header, ""))
+
+
+def _may(who: Caller | None, path: str) -> bool:
+    """Whether a caller may go on: to their own routes but /predict the owner alone."""
+    if who is None:
+        return False
+    return path.startswith(_OURS) or who.role is Role.OWNER or (path == "/predict" and who.role is Role.LABEL_STUDIO)

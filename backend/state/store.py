@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from backend.domain import LookhereError
 from backend.settings import Settings
 from backend.state.annotations import Annotations, Events
 from backend.state.database import Database
@@ -57,14 +60,22 @@ class Store:
         )
 
     def own_secret(self) -> bytes:
-        """A random secret, made once and kept in the data folder."""
+        """A random secret, made once and kept in the data folder.
+
+        Raises:
+            LookhereError: if its file has been emptied.
+        """
         path = self.folder / "secret"
         self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            # Exclusive: of several processes that start at once, one makes it.
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            return path.read_bytes()
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_hex(32).encode())
-        return path.read_bytes()
+        if not path.exists():
+            descriptor, name = tempfile.mkstemp(dir=self.folder, prefix=".secret-")
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(secrets.token_hex(32).encode())
+            # Of several processes that start at once one makes it, and none ever reads a half of it.
+            with contextlib.suppress(FileExistsError):
+                os.link(name, path)
+            Path(name).unlink()
+        secret = path.read_bytes().strip()
+        if not secret:
+            raise LookhereError(f"Expected a secret in {path}, got an empty file; remove it, and a new one is made.")
+        return secret

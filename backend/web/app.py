@@ -12,21 +12,23 @@ from backend.domain import LookhereError
 from backend.labelstudio.contract import UseCases, contract
 from backend.serving import Overloaded
 from backend.state.database import StateUnavailable
+from backend.web.gate import close
 
 log = logging.getLogger(__name__)
 
-_LARGEST_BODY = 256 * 2**20
 _RETRY_AFTER_S = 5
 
 
-def create_app(use: UseCases) -> Flask:
+def create_app(use: UseCases, largest_body: int = 256 * 2**20) -> Flask:
     """The application that speaks the contract of a Label Studio ML backend.
 
     Args:
         use: what it needs done.
+        largest_body: of a request, in bytes.
     """
-    app = Flask("lookhere")
-    app.config["MAX_CONTENT_LENGTH"] = _LARGEST_BODY
+    app = Flask("lookhere", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = largest_body
+    close(app, use.secret)
     app.register_blueprint(contract(use))
 
     @app.errorhandler(Overloaded)

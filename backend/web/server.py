@@ -15,7 +15,7 @@ from backend.jobs.local import LocalEngine
 from backend.labelstudio.answers import Answers
 from backend.labelstudio.contract import UseCases
 from backend.serving import Serving
-from backend.settings import Settings
+from backend.settings import Settings, host_to_listen_on
 from backend.web.app import create_app
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Backend:
         self._engine: Engine = LocalEngine(settings, self._context.store)
         self._intake = Intake(settings, self._context.store, self._engine.wake)
         self.use_cases = self._use_cases(settings)
-        self.app = create_app(self.use_cases)
+        self.app = create_app(self.use_cases, settings.largest_body)
 
     def start(self) -> None:
         """Load the classifiers, take up the jobs, and read from Label Studio what was missed meanwhile."""
@@ -57,8 +57,9 @@ class Backend:
             version = store.versions.active(key)
             return version.name if version else None
 
-        def names() -> list[str]:
-            return [version.name for project in store.projects.all() for version in store.versions.list(project.key)]
+        def names(only: int | None) -> list[str]:
+            keys = [project.key for project in store.projects.all()] if only is None else [only]
+            return [version.name for key in keys for version in store.versions.list(key)]
 
         return UseCases(
             project=intake.project,
@@ -69,6 +70,7 @@ class Backend:
             answers=Answers(self._serving, store.versions.active, context.fetch, store.annotations),
             secret=context.secret,
             label_studio_address=settings.label_studio_public_url or settings.label_studio_url,
+            most_tasks=settings.most_tasks,
         )
 
 
@@ -81,7 +83,7 @@ def serve(settings: Settings) -> None:
 
     class Server(BaseApplication):  # type: ignore[misc] # gunicorn has no types
         def load_config(self) -> None:
-            self.cfg.set("bind", f"{settings.host}:{settings.port}")
+            self.cfg.set("bind", f"{host_to_listen_on(settings)}:{settings.port}")
             self.cfg.set("workers", 1)
             self.cfg.set("worker_class", "gthread")
             self.cfg.set("threads", settings.threads)

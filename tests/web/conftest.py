@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from flask.testing import FlaskClient
 from PIL import Image
+from werkzeug.test import TestResponse
 
 from backend.domain import Click, LookhereError, ModelVersion, Prediction, Project, Task
 from backend.intake import Intake
@@ -43,6 +45,14 @@ class PlayedPredictor:
         cells = np.zeros((4, 4), bool)
         cells[:2, :2] = True
         return [cells for _ in clicks]
+
+
+class OwnersClient(FlaskClient):
+    """Shows the secret, unless a test shows something else."""
+
+    def open(self, *request: Any, **more: Any) -> TestResponse:
+        headers = {"Authorization": f"Bearer {SECRET.decode()}"} if more.get("headers") is None else more["headers"]
+        return super().open(*request, **(more | {"headers": headers}))
 
 
 @dataclass
@@ -83,17 +93,21 @@ def running(settings: Settings, tmp_path: Path) -> Iterator[Running]:
         version = store.versions.active(key)
         return version.name if version else None
 
+    def keys(only: int | None) -> list[int]:
+        return [project.key for project in store.projects.all()] if only is None else [only]
+
     app = create_app(
         UseCases(
             project=intake.project,
             project_of_key=store.projects.find_key,
             receive=intake.receive,
             active_version=active_name,
-            versions=lambda: [one.name for project in store.projects.all() for one in store.versions.list(project.key)],
+            versions=lambda only: [one.name for key in keys(only) for one in store.versions.list(key)],
             answers=Answers(predictor, store.versions.active, fetch, store.annotations),
             secret=SECRET,
             label_studio_address=settings.label_studio_url,
         )
     )
+    app.test_client_class = OwnersClient
     yield Running(app.test_client(), store, predictor, image, unreachable)
     store.database.close()
