@@ -16,6 +16,9 @@ from typing import Any
 from backend.domain import Annotation, Click, ClickRole, LookhereError, Origin, Task
 from backend.labelstudio.labelconfig import Roles
 
+_ID_BOUND = 2**63
+"""No database holds a larger one."""
+
 
 class AnnotationError(LookhereError):
     """A task or annotation that is not as Label Studio sends it."""
@@ -43,7 +46,7 @@ def task_from_json(task: Any, roles: Roles) -> Task:
     number = _id(task, "task")
     data = task.get("data")
     image = data.get(roles.image_field) if isinstance(data, Mapping) else None
-    if not isinstance(image, str) or not image:
+    if not isinstance(image, str) or not image or "\0" in image:
         raise AnnotationError(
             f"Expected task {number} to hold an image reference in the field {roles.image_field!r} of its data, got "
             f"{image!r:.80}; the label config's <Image value> names that field."
@@ -206,7 +209,7 @@ def _user(value: Any) -> int | None:
 
 def _id(item: Mapping[str, Any], what: str, key: str = "id") -> int:
     number = item.get(key)
-    if not isinstance(number, int) or isinstance(number, bool):
+    if not isinstance(number, int) or isinstance(number, bool) or not -_ID_BOUND < number < _ID_BOUND:
         raise AnnotationError(f"Expected the number of the {what}, got {number!r:.80}.")
     return number
 

@@ -225,10 +225,12 @@ class ImageStore:
     def _local(self, parts: SplitResult) -> Path:
         try:
             path = Path(unquote(parts.path)).resolve()
-            size = path.stat().st_size if path.is_file() else None
+            allowed = any(path.is_relative_to(folder.resolve()) for folder in self._settings.image_folders)
+            # Only of an allowed path it is said whether it is there.
+            size = path.stat().st_size if allowed and path.is_file() else None
         except (OSError, ValueError) as error:
             raise ImageError(f"Expected the path of an image file, got {_short(parts.geturl())} ({error}).") from error
-        if not any(path.is_relative_to(folder.resolve()) for folder in self._settings.image_folders):
+        if not allowed:
             raise ImageError(
                 f"Expected a file in a folder that LOOKHERE_IMAGE_FOLDERS names, got {_short(parts.geturl())}."
             )
@@ -252,7 +254,12 @@ class ImageStore:
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 with Image.open(path, formats=_FORMATS) as image:
                     width, height = image.size
-        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+        except Image.DecompressionBombError as error:
+            raise ImageError(
+                f"Expected an image of at most {self._settings.image_max_pixels} pixels, got a bomb of far more: "
+                f"{_short(reference)}."
+            ) from error
+        except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
             raise ImageError(
                 f"Expected an image ({', '.join(_FORMATS)}), got something else: {_short(reference)}."
             ) from error

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import os
 import socket
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -25,91 +23,11 @@ from PIL import Image
 from backend.labelstudio import images
 from backend.labelstudio.images import ImageError, ImageStore, upright_size
 from backend.settings import Settings
+from tests.sites import Site, bomb, picture
 
 TOKEN = "Token of-the-tests"
-
-
-def picture(size: tuple[int, int] = (8, 6), kind: str = "PNG", **how: Any) -> bytes:
-    content = io.BytesIO()
-    Image.new("RGB", size, "navy").save(content, kind, **how)
-    return content.getvalue()
-
-
-def bomb(width: int, height: int) -> bytes:
-    """A small PNG that claims many pixels."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big")
-
-    head = width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\x00\x00\x00"
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-
-
-@dataclass
-class Site:
-    """A web site: path to what is sent, and the requests that came."""
-
-    port: int = 0
-    answers: dict[str, Callable[[BaseHTTPRequestHandler], None]] = field(default_factory=dict)
-    came: list[tuple[str, str | None, str | None]] = field(default_factory=list)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def paths(self) -> list[str]:
-        return [path for path, _, _ in self.came]
-
-    def credentials(self) -> set[str | None]:
-        return {credential for _, credential, _ in self.came}
-
-    def serve(self, path: str, body: bytes, status: int = 200, **headers: str) -> None:
-        def send(handler: BaseHTTPRequestHandler) -> None:
-            handler.send_response(status)
-            for name, value in ({"Content-Length": str(len(body))} | headers).items():
-                handler.send_header(name.replace("_", "-"), value)
-            handler.end_headers()
-            handler.wfile.write(body)
-
-        self.answers[path] = send
-
-    def redirect(self, path: str, to: str, status: int = 302) -> None:
-        self.serve(path, b"", status, Location=to)
-
-
-@pytest.fixture
-def sites() -> Iterator[Callable[[], Site]]:
-    servers: list[tuple[ThreadingHTTPServer, threading.Thread]] = []
-
-    def start() -> Site:
-        site = Site()
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                site.came.append((self.path, self.headers["Authorization"], self.headers["Host"]))
-                answer = site.answers.get(self.path)
-                if answer is None:
-                    self.send_error(404)
-                else:
-                    answer(self)
-
-            def log_message(self, format: str, *args: object) -> None:
-                """Say nothing."""
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.daemon_threads = True
-        site.port = server.server_address[1]
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        servers.append((server, thread))
-        return site
-
-    yield start
-    for server, thread in servers:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+LOOPBACK: dict[str, Any] = {"image_hosts": ("127.0.0.1",), "image_networks": ("127.0.0.0/8",)}
+"""Lets a site of the tests be asked, as a private server of pictures is."""
 
 
 @pytest.fixture
@@ -129,7 +47,8 @@ def stranger(sites: Callable[[], Site]) -> Site:
 @pytest.fixture
 def store(label_studio: Site, tmp_path: Path) -> Callable[..., ImageStore]:
     def make(**changed: Any) -> ImageStore:
-        given: dict[str, Any] = {"label_studio_url": label_studio.url, "data_dir": tmp_path / "data"} | changed
+        given: dict[str, Any] = {"label_studio_url": label_studio.url, "data_dir": tmp_path / "data"}
+        given |= {"image_hosts": ("*",)} | changed
         return ImageStore(Settings(_env_file=None, **given), lambda: {"Authorization": TOKEN})
 
     return make
@@ -138,7 +57,8 @@ def store(label_studio: Site, tmp_path: Path) -> Callable[..., ImageStore]:
 def test_an_upload_comes_with_the_credential_and_is_kept(store: Any, label_studio: Site, tmp_path: Path) -> None:
     path = store().fetch("/data/upload/1/a.png")
     assert path.read_bytes() == picture()
-    assert path == tmp_path / "data" / "images" / hashlib.sha256(b"/data/upload/1/a.png").hexdigest()
+    name = hashlib.sha256(f"{label_studio.url} None /data/upload/1/a.png".encode()).hexdigest()
+    assert path == tmp_path / "data" / "images" / name
     assert store().fetch("/data/upload/1/a.png") == path
     assert label_studio.came == [("/data/upload/1/a.png", TOKEN, f"127.0.0.1:{label_studio.port}")]
 
@@ -172,13 +92,13 @@ def test_cloud_storage_goes_through_label_studio(store: Any, label_studio: Site)
 
 
 def test_named_hosts_are_asked_without_the_credential(store: Any, stranger: Site) -> None:
-    store(image_hosts=("127.0.0.1",)).fetch(f"{stranger.url}/b.png")
+    store(**LOOPBACK).fetch(f"{stranger.url}/b.png")
     assert stranger.credentials() == {None}
 
 
 def test_the_credential_does_not_follow_a_redirect_elsewhere(store: Any, label_studio: Site, stranger: Site) -> None:
     label_studio.redirect("/data/upload/1/gone.png", f"{stranger.url}/b.png")
-    store(image_hosts=("127.0.0.1",)).fetch("/data/upload/1/gone.png")
+    store(**LOOPBACK).fetch("/data/upload/1/gone.png")
     assert label_studio.credentials() == {TOKEN}
     assert stranger.credentials() == {None}
 
@@ -194,7 +114,7 @@ def test_an_address_that_parsers_read_differently_gets_no_credential(
 ) -> None:
     """To some parsers the host stands before the backslash, to others behind the @."""
     address = f"http://127.0.0.1:{stranger.port}\\@127.0.0.1:{label_studio.port}/../b.png"
-    store(image_hosts=("127.0.0.1",)).fetch(address)
+    store(**LOOPBACK).fetch(address)
     assert stranger.credentials() == {None}
     assert label_studio.came == []
 
@@ -265,7 +185,7 @@ def test_public_addresses_are_asked(store: Any, address: str, monkeypatch: pytes
 
 def test_a_redirect_to_a_private_address_is_refused(store: Any, label_studio: Site, stranger: Site) -> None:
     label_studio.redirect("/here", f"{stranger.url}/b.png")
-    with pytest.raises(ImageError, match="LOOKHERE_IMAGE_HOSTS"):
+    with pytest.raises(ImageError, match="LOOKHERE_IMAGE_NETWORKS"):
         store().fetch("/here")
     assert stranger.came == []
 
@@ -465,9 +385,9 @@ def test_a_refusal_of_label_studio_names_the_setting(store: Any, label_studio: S
 
 def test_errors_hold_no_secrets(store: Any, stranger: Site) -> None:
     address = f"http://someone:password@127.0.0.1:{stranger.port}/gone.png?signature=sesame"
-    for hosts in ((), ("127.0.0.1",)):
+    for allowed in ({}, LOOPBACK):
         with pytest.raises(ImageError) as caught:
-            store(image_hosts=hosts).fetch(address)
+            store(**allowed).fetch(address)
         assert "password" not in str(caught.value)
         assert "sesame" not in str(caught.value)
 
@@ -541,12 +461,102 @@ def test_one_image_asked_for_at_once(store: Any, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "data" / "images").iterdir()] == [next(iter(paths)).name]
 
 
+def test_the_cache_is_swept_by_what_came_and_by_the_first_image_of_a_process(store: Any, label_studio: Site) -> None:
+    size = len(picture((64, 64)))
+    bound = 20 * size
+    for number in range(60):
+        label_studio.serve(f"/{number}.png", picture((64, 64)))
+    ours = store(image_cache_bytes=bound)
+    for number in range(60):
+        folder = ours.fetch(f"/{number}.png").parent
+        assert sum(path.stat().st_size for path in folder.iterdir()) <= 1.01 * bound
+    left, recent = folder / ".part-left", folder / ".part-recent"
+    for part in (left, recent):
+        part.write_bytes(b"half an image")
+    os.utime(left, (0, 0))
+    store(image_cache_bytes=size).fetch("/data/upload/1/a.png")
+    assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == [recent.name]
+    assert len(list(folder.iterdir())) == 2, "the image that was asked for stays, the other is being written"
+
+
+def test_an_image_larger_than_the_cache_is_had(store: Any) -> None:
+    assert store(image_cache_bytes=1).fetch("/data/upload/1/a.png").read_bytes() == picture()
+
+
+def test_what_one_task_may_see_in_a_cloud_storage_is_not_anothers(store: Any, label_studio: Site) -> None:
+    uri = "gs://bucket/a.png"
+    encoded = base64.urlsafe_b64encode(uri.encode()).decode()
+    label_studio.serve(f"/tasks/7/resolve/?fileuri={encoded}", picture())
+    label_studio.serve(f"/tasks/8/resolve/?fileuri={encoded}", b"", 403)
+    store().fetch(uri, 7)
+    with pytest.raises(ImageError, match="403"):
+        store().fetch(uri, 8)
+
+
+def test_one_servers_image_is_not_anothers(store: Any, sites: Callable[[], Site]) -> None:
+    other = sites()
+    other.serve("/data/upload/1/a.png", picture((3, 3)))
+    store().fetch("/data/upload/1/a.png")
+    assert store(label_studio_url=other.url).fetch("/data/upload/1/a.png").read_bytes() == picture((3, 3))
+
+
+@pytest.mark.parametrize(
+    ("hosts", "host", "allowed"),
+    [
+        ((), "pictures.example", False),
+        (("pictures.example",), "pictures.example", True),
+        (("Pictures.Example",), "PICTURES.example.", True),
+        (("pictures.example",), "other.example", False),
+        (("pictures.example",), "pictures.example.evil.example", False),
+        (("pictures.example",), "evilpictures.example", False),
+        (("*.example",), "a.b.example", True),
+        (("*.example",), "example", False),
+        (("*",), "anything.example", True),
+    ],
+)
+def test_only_named_hosts_are_asked(
+    store: Any, monkeypatch: pytest.MonkeyPatch, hosts: tuple[str, ...], host: str, allowed: bool
+) -> None:
+    looked_up: list[Any] = []
+
+    def look_up(name: str, *_: Any, **__: Any) -> Any:
+        looked_up.append(name)
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    with pytest.raises(ImageError, match="no address" if allowed else "LOOKHERE_IMAGE_HOSTS"):
+        store(image_hosts=hosts).fetch(f"http://{host}/b.png")
+    assert bool(looked_up) == allowed
+
+
+def test_label_studio_may_send_on_to_a_storage_that_no_setting_names(
+    store: Any, label_studio: Site, stranger: Site
+) -> None:
+    """To a public one; here its network stands for that. And the storage itself sends nobody on."""
+    label_studio.redirect("/data/stored.png", f"{stranger.url}/b.png")
+    label_studio.redirect("/data/sent-twice.png", f"{stranger.url}/on")
+    stranger.redirect("/on", f"{stranger.url}/b.png")
+    ours = store(image_hosts=(), image_networks=("127.0.0.0/8",))
+    assert ours.fetch("/data/stored.png").read_bytes() == picture()
+    assert stranger.credentials() == {None}
+    with pytest.raises(ImageError, match="LOOKHERE_IMAGE_HOSTS"):
+        ours.fetch("/data/sent-twice.png")
+
+
+@pytest.mark.parametrize("path", ["/other/a.png", "/subway/a.png", "/sub/%2e%2e/other/a.png", "/sub/..%5cother/a.png"])
+def test_who_shares_the_origin_with_a_label_studio_under_a_path_gets_no_credential(
+    store: Any, label_studio: Site, path: str
+) -> None:
+    with pytest.raises(ImageError):
+        store(label_studio_url=f"{label_studio.url}/sub", **LOOPBACK).fetch(label_studio.url + path)
+    assert label_studio.credentials() == {None}
+
+
 def test_the_cache_is_bounded_and_keeps_what_was_used_last(
     store: Any, label_studio: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(images, "_FETCHES_PER_SWEEP", 1)
-    monkeypatch.setattr(images, "_CACHE_BYTES", 3 * len(picture()))
-    ours = store()
+    monkeypatch.setattr(images, "_SWEPT_SHARE", 0)
+    ours = store(image_cache_bytes=3 * len(picture()))
     long_ago = time.time() - 1000
     for number in range(3):
         label_studio.serve(f"/{number}.png", picture())

@@ -22,6 +22,7 @@ from backend.state.store import Store
 from backend.web.app import create_app
 
 SECRET = b"a secret of the tests"
+LARGEST_BODY = 2**20
 
 
 @dataclass
@@ -106,7 +107,8 @@ def running(settings: Settings, tmp_path: Path) -> Iterator[Running]:
             answers=Answers(predictor, store.versions.active, fetch, store.annotations),
             secret=SECRET,
             label_studio_address=settings.label_studio_url,
-        )
+        ),
+        largest_body=LARGEST_BODY,
     )
     app.test_client_class = OwnersClient
     yield Running(app.test_client(), store, predictor, image, unreachable)
