@@ -89,8 +89,7 @@ class Intake:
         described = payload["project"] if isinstance(payload.get("project"), Mapping) else {}
         project = self.project(number, _text(described.get("label_config")), _text(described.get("title")) or "")
         if action == "START_TRAINING":
-            self._ask_for_training(project)
-            return "training asked for"
+            return "training asked for" if self._ask_for_training(project) else "no training without a credential"
         if action == "TASKS_DELETED":
             self._store.annotations.remove_tasks(project.key, _ids(payload.get("tasks")))
             return "tasks removed"
@@ -154,10 +153,15 @@ class Intake:
             self._store.projects.set_options(project.key, {"strays": None})
             self.request(project, JobKind.SCORE)
 
-    def _ask_for_training(self, project: Project) -> None:
+    def _ask_for_training(self, project: Project) -> bool:
+        if self._settings.label_studio_api_key is None:
+            # What an event says counts when it has been read from Label Studio, which takes a credential.
+            log.warning("Project %s is not trained: LOOKHERE_LABEL_STUDIO_API_KEY is not set.", project.number)
+            return False
         revision = self._store.annotations.latest_revision(project.key)
         self._store.projects.set_options(project.key, {"asked_revision": revision})
         self.request(project, JobKind.TRAIN)
+        return True
 
 
 def _without_secrets(payload: Mapping[str, Any]) -> dict[str, Any]:

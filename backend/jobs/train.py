@@ -50,7 +50,8 @@ def train(context: Context, project: Project, report: Report) -> ModelVersion:
         The new version, active unless it is worse than the one served, in accuracy or attention.
 
     Raises:
-        LookhereError: if fewer than two classes have a labelled task, or the label config cannot work.
+        LookhereError: if Label Studio cannot be read, fewer than two classes have a labelled task, or the label config
+            cannot work.
     """
     begun = time.monotonic()
     if context.client is not None:
@@ -146,10 +147,10 @@ def starting_point(context: Context, active: ModelVersion | None, classes: Seque
 def _reconciled(context: Context, project: Project) -> Project:
     try:
         return reconcile(context, project.number)
-    except LookhereError as error:
-        # A training with what is known beats none; the next one reads again.
-        log.warning("Project %s is trained with what is known: %s", project.number, error)
-        return project
+    except LookhereError:
+        # What events say counts when it has been read from Label Studio; the next event asks anew.
+        context.store.projects.set_options(project.key, {"asked_revision": None})
+        raise
 
 
 def _need_two_classes(split: Split, classes: Sequence[str], project: Project) -> None:

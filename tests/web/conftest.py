@@ -73,7 +73,13 @@ class Running:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(data_dir=tmp_path / "data", label_studio_url="http://labels.example", train_after=2)
+    return Settings(
+        _env_file=None,
+        data_dir=tmp_path / "data",
+        label_studio_url="http://labels.example",
+        label_studio_api_key="a token of the tests",
+        train_after=2,
+    )
 
 
 @pytest.fixture

@@ -138,6 +138,17 @@ def test_a_repeated_event_does_not_count_twice(running: Running) -> None:
     assert running.store.jobs.list() == []
 
 
+def test_without_a_credential_no_event_starts_a_training(running: Running, settings: Settings) -> None:
+    """Nobody could read whether it is true."""
+    blind = Intake(settings.model_copy(update={"label_studio_api_key": None}), running.store)
+    for scenario in ("14_train", "80_ui_open_and_accept_unchanged", "81_ui_move_predicted_keypoint"):
+        for request in requests(scenario):
+            if request.action:
+                blind.receive(request.body)
+    assert running.store.jobs.list() == []
+    assert running.store.events.pending() == []
+
+
 def test_our_own_project_updates_start_nothing(running: Running) -> None:
     for request in requests("40_project_updated"):
         send(running, request)
