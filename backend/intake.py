@@ -130,11 +130,8 @@ class Intake:
             return None
 
     def _train_if_due(self, project: Project) -> bool:
-        asked = int(self._store.projects.options(project.key).get("asked_revision", 0))
-        due = self._store.annotations.fresh_annotations(project.key, asked) >= self._settings.train_after
-        if due:
-            self._ask_for_training(project)
-        return due
+        due = self._store.training_is_due(project.key, self._settings.train_after)
+        return due and self._ask_for_training(project)
 
     def _score_if_due(self, project: Project, tasks: Sequence[Mapping[str, Any]]) -> None:
         """Have the front of the order made anew, once several annotations came from elsewhere.
@@ -158,9 +155,8 @@ class Intake:
             # What an event says counts when it has been read from Label Studio, which takes a credential.
             log.warning("Project %s is not trained: LOOKHERE_LABEL_STUDIO_API_KEY is not set.", project.number)
             return False
-        revision = self._store.annotations.latest_revision(project.key)
-        self._store.projects.set_options(project.key, {"asked_revision": revision})
-        self.request(project, JobKind.TRAIN)
+        self._store.ask_for_training(project.key)
+        self._wake()
         return True
 
 

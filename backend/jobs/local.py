@@ -162,12 +162,12 @@ def _work(settings: Settings, job: Job, sending: Connection) -> None:
 def _use_case(settings: Settings, job: Job, report: Any) -> None:
     # torch is imported here, in the spawned process, and by the kinds that need it only.
     from backend.jobs.context import Context
-    from backend.jobs.reconcile import reconcile
+    from backend.jobs.sync import sync
 
     context = Context.open(settings)
     project = context.store.projects.get(job.project)
     if job.kind is JobKind.SYNC:
-        reconcile(context, project.number)
+        sync(context, project, report)
     elif job.kind is JobKind.TRAIN:
         from backend.jobs.train import train
 

@@ -17,6 +17,7 @@ from backend.guidance.metrics import Metrics, evaluate
 from backend.guidance.training import FitSettings, fit
 from backend.jobs.context import Context, Report
 from backend.jobs.reconcile import reconcile
+from backend.labelstudio.client import LabelStudioError
 from backend.labelstudio.labelconfig import read_roles
 
 log = logging.getLogger(__name__)
@@ -50,17 +51,17 @@ def train(context: Context, project: Project, report: Report) -> ModelVersion:
         The new version, active unless it is worse than the one served, in accuracy or attention.
 
     Raises:
-        LookhereError: if Label Studio cannot be read, fewer than two classes have a labelled task, or the label config
-            cannot work.
+        LookhereError: if Label Studio refuses, fewer than two classes have a labelled task, or the label config cannot
+            work.
     """
     begun = time.monotonic()
     if context.client is not None:
         report(0.0, "reading the project from Label Studio")
-        project = _reconciled(context, project)
+        project = _reconciled(context, project, report)
     store, settings = context.store, context.settings
     classes = read_roles(project.label_config).classes
     revision = store.annotations.latest_revision(project.key)
-    guidance = store.annotations.guidance(project.key)
+    guidance = store.annotations.guidance(project.key, confirmed=context.client is not None)
     split = examples(context, project, guidance, classes)
     _need_two_classes(split, classes, project)
 
@@ -144,13 +145,25 @@ def starting_point(context: Context, active: ModelVersion | None, classes: Seque
     return start.to(device_of(settings.device))
 
 
-def _reconciled(context: Context, project: Project) -> Project:
+def _reconciled(context: Context, project: Project, report: Report) -> Project:
+    options, annotations = context.store.projects, context.store.annotations
+    begun_at = annotations.latest_revision(project.key)
     try:
-        return reconcile(context, project.number)
-    except LookhereError:
-        # What events say counts when it has been read from Label Studio; the next event asks anew.
-        context.store.projects.set_options(project.key, {"asked_revision": None})
-        raise
+        project = reconcile(context, project.number, report)
+    except LabelStudioError as error:
+        if not error.passing:
+            raise
+        # What events claim counts when it has been read from Label Studio: the next one asks for a training anew.
+        options.set_options(project.key, {"asked_revision": None})
+        waiting = len(annotations.unconfirmed(project.key))
+        log.warning("Project %s is trained without %s tasks that changed: %s", project.number, waiting, error)
+        report(0.0, f"Label Studio does not answer; {waiting} tasks that changed wait for the next training")
+    else:
+        # What came while this read is not confirmed yet, and must count as new.
+        came_meanwhile = annotations.unconfirmed(project.key)
+        known = begun_at if came_meanwhile else annotations.latest_revision(project.key)
+        options.set_options(project.key, {"asked_revision": known})
+    return project
 
 
 def _need_two_classes(split: Split, classes: Sequence[str], project: Project) -> None:

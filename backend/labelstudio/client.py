@@ -7,6 +7,7 @@ project that does not exist for one without tasks. Label Studio's behaviour is t
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import threading
@@ -60,6 +61,11 @@ class LabelStudioError(LookhereError):
         self.status = status
         self.came = came
         self.remedy = remedy
+
+    @property
+    def passing(self) -> bool:
+        """Whether asking again later may help: it did not answer, or is in trouble itself."""
+        return self.status is None or self.status == 429 or self.status >= 500
 
 
 @dataclass(frozen=True)
@@ -330,6 +336,67 @@ class LabelStudioClient:
                 page += 1
         raise LabelStudioError(asked, 200, f"fewer tasks each of {_READINGS} times", "Try again when none are deleted.")
 
+    def newest_change(self, number: int) -> tuple[str, int]:
+        """When a task of the project was last changed, "" where there is none, and how many tasks there are.
+
+        Label Studio 1.23.2 sets a task's ``updated_at`` with everything that happens to it: its data, and annotations
+        that are made, changed, marked as ground truth or deleted.
+
+        Raises:
+            LabelStudioError: there is no such project, or Label Studio cannot be reached.
+        """
+        answer = self._page(number, 1, {"ordering": ["-tasks:updated_at"]}, fields="task_only")
+        newest = answer["tasks"][0]["updated_at"] if answer["tasks"] else ""
+        return newest, int(answer["total"])
+
+    def changed_tasks(self, number: int, since: str, after: int, page_size: int = 100) -> list[dict[str, Any]]:
+        """Tasks that have changed, with their annotations and predictions, as Label Studio's JSON, in the order of ids.
+
+        Args:
+            number: Label Studio's project id.
+            since: ``updated_at`` after which a change counts; "" for all tasks.
+            after: only tasks with a greater id; 0 for all of them. So pages neither overlap nor miss a task, whatever
+                is deleted between them.
+            page_size: how many at most.
+
+        Raises:
+            LabelStudioError: there is no such project, or Label Studio cannot be reached.
+        """
+        items = [_filter("id", "greater", "Number", after)]
+        if since:
+            items.append(_filter("updated_at", "greater", "Datetime", since))
+        answer = self._page(number, page_size, _query(items), fields="all")
+        tasks: list[dict[str, Any]] = answer["tasks"]
+        return tasks
+
+    def some_tasks(self, number: int, ids: Sequence[int]) -> list[dict[str, Any]]:
+        """Those of some tasks that still exist, with annotations and predictions, as Label Studio's JSON.
+
+        Args:
+            number: Label Studio's project id.
+            ids: of tasks, at most 100.
+
+        Raises:
+            LabelStudioError: there is no such project, or Label Studio cannot be reached.
+        """
+        answer = self._page(number, len(ids), _query([_filter("id", "in_list", "List", list(ids))]), fields="all")
+        tasks: list[dict[str, Any]] = answer["tasks"]
+        return tasks
+
+    def task_ids(self, number: int) -> set[int]:
+        """The ids of all tasks of the project.
+
+        Raises:
+            LabelStudioError: there is no such project, or Label Studio cannot be reached.
+        """
+        return {task["id"] for task in self._listed(number, page_size=1000, fields="task_only")}
+
+    def _page(self, number: int, page_size: int, query: Mapping[str, Any], **fields: str) -> dict[str, Any]:
+        asked = f"list the tasks of project {number}"
+        params: dict[str, str | int] = {"project": number, "page": 1, "page_size": page_size, **fields}
+        answer: dict[str, Any] = self._call("GET", "/api/tasks", asked, params=params | {"query": json.dumps(query)})
+        return answer
+
     def task(self, task: int) -> dict[str, Any]:
         """One task with its annotations and predictions, as Label Studio's JSON.
 
@@ -386,7 +453,7 @@ class LabelStudioClient:
             except LabelStudioError as error:
                 if error.status != 400 or 'invalid "task" field' not in error.came:
                     raise
-                left = {task["id"] for task in self._listed(number, page_size=1000)}
+                left = self.task_ids(number)
                 logger.info("Tasks of project %d were deleted meanwhile; their predictions are left out.", number)
                 stored += self._push(number, [one for one in chunk if one["task"] in left])
         return stored
@@ -859,6 +926,14 @@ def _refused(asked: str, url: str, error: ApiError) -> LabelStudioError:
     else:
         remedy = "Put right what it names, then try again."
     return LabelStudioError(asked, status, came, remedy)
+
+
+def _filter(column: str, operator: str, kind: str, value: Any) -> dict[str, Any]:
+    return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
+
+
+def _query(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {"ordering": ["tasks:id"], "filters": {"conjunction": "and", "items": list(items)}}
 
 
 def _said(body: Any, longest: int = 500) -> str:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, func, insert, select, update
+from sqlalchemy import Column, Connection, Row, Table, func, insert, select, update
 
 from backend.domain import Annotation, Click, ClickRole, Guidance, LookhereError, Origin, Task
 from backend.state import database as tables
@@ -124,7 +124,7 @@ class Annotations:
         """Forget tasks and their annotations. Unknown ids are remembered as removed: the news of them may come late."""
         with self._database.begin() as connection:
             writer = _Writer(connection, project)
-            of_tasks = [row.id for row in writer.known(tables.annotation_rows).values() if row.task in set(ids)]
+            of_tasks = writer.known(tables.annotation_rows, ids, tables.annotation_rows.c.task)
             writer.remove(tables.annotation_rows, of_tasks)
             writer.remove(tables.tasks, ids)
 
@@ -133,29 +133,43 @@ class Annotations:
         with self._database.begin() as connection:
             _Writer(connection, project).remove(tables.annotation_rows, ids)
 
-    def replace(
-        self, project: int, tasks: Sequence[Task], annotations: Sequence[Annotation], as_of_revision: int
+    def confirm(
+        self,
+        project: int,
+        tasks: Sequence[Task],
+        annotations: Sequence[Annotation],
+        as_of_revision: int,
+        asked: Collection[int] | None = None,
     ) -> None:
         """Make the state equal to what the API says.
 
         Args:
             project: whose state it is.
-            tasks: all its tasks.
+            tasks: all tasks that there are, of those that were asked about.
             annotations: all their annotations.
             as_of_revision: ``latest_revision`` before the API was asked. What was written since then came by webhook
-                meanwhile and stays.
+                meanwhile and stays, unconfirmed.
+            asked: ids of the tasks that were asked about; None for all of the project.
         """
         with self._database.begin() as connection:
-            writer = _Writer(connection, project, truth_as_of=as_of_revision)
-            for table, ids in (
-                (tables.tasks, {task.id for task in tasks}),
-                (tables.annotation_rows, {annotation.id for annotation in annotations}),
-            ):
-                rows = writer.known(table).values()
-                gone = [row.id for row in rows if row.id not in ids and row.revision <= as_of_revision]
-                writer.remove(table, gone)
-            writer.put_tasks(tasks)
-            writer.put(annotations)
+            _Writer(connection, project, truth_as_of=as_of_revision).confirm(tasks, annotations, asked)
+
+    def unconfirmed(self, project: int) -> set[int]:
+        """Ids of the tasks of which an event claims something that the API has not confirmed."""
+        found: set[int] = set()
+        with self._database.read() as connection:
+            answers = tables.annotation_rows
+            for table, task in ((tables.tasks, tables.tasks.c.id), (answers, answers.c.task)):
+                claimed = (table.c.project == project) & ~table.c.confirmed & task.is_not(None)
+                found |= set(connection.scalars(select(task).where(claimed)))
+        return found
+
+    def count_tasks(self, project: int) -> int:
+        """How many tasks a project has."""
+        table = tables.tasks
+        present = (table.c.project == project) & ~table.c.removed
+        with self._database.read() as connection:
+            return int(connection.scalar(select(func.count()).select_from(table).where(present)) or 0)
 
     def tasks(self, project: int) -> list[Task]:
         """The tasks of a project, by id."""
@@ -186,12 +200,18 @@ class Annotations:
         with self._database.read() as connection:
             return int(connection.scalar(select(func.count()).select_from(table).where(fresh)) or 0)
 
-    def guidance(self, project: int) -> list[Guidance]:
-        """What each task teaches, merged over its annotations, by task id."""
+    def guidance(self, project: int, confirmed: bool = False) -> list[Guidance]:
+        """What each task teaches, merged over its annotations, by task id.
+
+        Args:
+            project: ``Project.key``.
+            confirmed: whether to leave out the tasks of which an event claims something unconfirmed.
+        """
+        doubted = self.unconfirmed(project) if confirmed else set()
         of_task: defaultdict[int, list[Annotation]] = defaultdict(list)
         for annotation in self.annotations(project):
             of_task[annotation.task].append(annotation)
-        return [merge(task, of_task[task.id]) for task in self.tasks(project)]
+        return [merge(task, of_task[task.id]) for task in self.tasks(project) if task.id not in doubted]
 
     def _present(self, table: Table, project: int) -> list[Row[Any]]:
         query = select(table).where((table.c.project == project) & ~table.c.removed).order_by(table.c.id)
@@ -280,14 +300,36 @@ class _Writer:
         self._truth_as_of = truth_as_of
         self._revision: int | None = None
 
-    def known(self, table: Table, ids: Iterable[int] | None = None) -> dict[int, Row[Any]]:
-        """The rows of the project, removed ones too, by id; all of them, or those of some ids."""
+    def known(
+        self, table: Table, ids: Iterable[int] | None = None, column: Column[Any] | None = None
+    ) -> dict[int, Row[Any]]:
+        """The rows of the project, removed ones too, by id; all of them, or those with some ids in a column."""
         query = select(table).where(table.c.project == self._project)
         if ids is None:
             return {row.id: row for row in self._connection.execute(query)}
+        found_by = table.c.id if column is None else column
         wanted = sorted(set(ids))
         chunks = (wanted[start : start + _IDS_PER_STATEMENT] for start in range(0, len(wanted), _IDS_PER_STATEMENT))
-        return {row.id: row for chunk in chunks for row in self._connection.execute(query.where(table.c.id.in_(chunk)))}
+        return {row.id: row for chunk in chunks for row in self._connection.execute(query.where(found_by.in_(chunk)))}
+
+    def confirm(self, items: Sequence[Task], annotations: Sequence[Annotation], asked: Collection[int] | None) -> None:
+        of_tasks = self.known(tables.tasks, asked)
+        rows = self.known(tables.annotation_rows, asked, tables.annotation_rows.c.task)
+        for table, known, present in (
+            (tables.tasks, of_tasks, {item.id for item in items}),
+            (tables.annotation_rows, rows, {item.id for item in annotations}),
+        ):
+            old = [number for number, row in known.items() if self._is_outdated(row)]
+            self.remove(table, [number for number in old if number not in present])
+            self._mark_confirmed(table, [number for number in old if not known[number].confirmed])
+        self.put_tasks(items)
+        self.put(annotations)
+
+    def _mark_confirmed(self, table: Table, ids: Sequence[int]) -> None:
+        # A confirmation changes nothing that is taught: the revision stays.
+        for start in range(0, len(ids), _IDS_PER_STATEMENT):
+            these = (table.c.project == self._project) & table.c.id.in_(ids[start : start + _IDS_PER_STATEMENT])
+            self._connection.execute(update(table).where(these).values(confirmed=True))
 
     def put_tasks(self, items: Sequence[Task]) -> None:
         known = self.known(tables.tasks, (item.id for item in items))
@@ -324,6 +366,9 @@ class _Writer:
                 self._write(table, gone, row, {"removed": True})
 
     def _is_news(self, row: Row[Any], item: Annotation) -> bool:
+        if self._truth_as_of is None and row.task is not None and row.task != item.task:
+            # An annotation never moves to another task, whoever claims it.
+            return False
         if self._is_outdated(row):
             # The truth wins whatever time the known state claims: it may have been forged.
             return bool(row.removed) or _annotation(row) != item
@@ -333,7 +378,8 @@ class _Writer:
         return self._truth_as_of is not None and row.revision <= self._truth_as_of
 
     def _write(self, table: Table, number: int, row: Row[Any] | None, values: Mapping[str, Any]) -> None:
-        values = {"removed": False, **values, "revision": self._next_revision()}
+        confirmed = self._truth_as_of is not None
+        values = {"removed": False, **values, "confirmed": confirmed, "revision": self._next_revision()}
         if row is None:
             self._connection.execute(insert(table).values(project=self._project, id=number, **values))
         else:

@@ -127,13 +127,15 @@ Index(
     "events_pending", events.c.id, sqlite_where=events.c.outcome.is_(None), postgresql_where=events.c.outcome.is_(None)
 )
 
-# A removed task or annotation stays as a row with `removed`, its tombstone.
+# A removed task or annotation stays as a row with `removed`, its tombstone. `confirmed` rows hold what the API said
+# last, the others what an event claims.
 tasks = Table(
     "tasks",
     _metadata,
     _project_column(primary_key=True),
     Column("id", BigInteger, primary_key=True, autoincrement=False),
     Column("removed", Boolean, nullable=False),
+    Column("confirmed", Boolean, nullable=False),
     Column("revision", BigInteger, nullable=False),
     Column("image", Text),
     Column("known_label", Text),
@@ -146,6 +148,7 @@ annotation_rows = Table(
     _project_column(primary_key=True),
     Column("id", BigInteger, primary_key=True, autoincrement=False),
     Column("removed", Boolean, nullable=False),
+    Column("confirmed", Boolean, nullable=False),
     Column("revision", BigInteger, nullable=False),
     Column("task", BigInteger),
     Column("updated_at", Moment),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from backend.domain import LookhereError
+from backend.domain import JobKind, LookhereError
 from backend.settings import Settings
 from backend.state.annotations import Annotations, Events
 from backend.state.database import Database
@@ -58,6 +58,25 @@ class Store:
             versions=Versions(database, settings.data_dir / "versions"),
             pools=Pools(settings.data_dir / "pools"),
         )
+
+    def ask_for_training(self, project: int) -> None:
+        """Ask for a training on all that the project knows by now.
+
+        Args:
+            project: ``Project.key``.
+        """
+        self.projects.set_options(project, {"asked_revision": self.annotations.latest_revision(project)})
+        self.jobs.request(project, JobKind.TRAIN)
+
+    def training_is_due(self, project: int, train_after: int) -> bool:
+        """Whether so many annotations are new or changed since a training was asked for.
+
+        Args:
+            project: ``Project.key``.
+            train_after: how many make a training due.
+        """
+        asked = int(self.projects.options(project).get("asked_revision", 0))
+        return self.annotations.fresh_annotations(project, asked) >= train_after
 
     def own_secret(self) -> bytes:
         """A random secret, made once and kept in the data folder.

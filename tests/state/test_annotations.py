@@ -100,7 +100,7 @@ def test_the_truth_of_the_api_removes_revives_and_keeps_what_came_meanwhile(stor
     store.annotations.remove(key, [3])
     asked_at = store.annotations.latest_revision(key)
     store.annotations.put(key, [annotation(9)])  # by webhook, while the API is being read
-    store.annotations.replace(key, [TASK], [annotation(1), annotation(3)], as_of_revision=asked_at)
+    store.annotations.confirm(key, [TASK], [annotation(1), annotation(3)], as_of_revision=asked_at)
     assert {one.id for one in store.annotations.annotations(key)} == {1, 3, 9}
     assert [task.id for task in store.annotations.tasks(key)] == [1]
 
