@@ -118,7 +118,11 @@ class _Reading:
             upto, _ = patiently(lambda: self._client.newest_change(number), self._report)
             state |= {"upto": upto, "after": 0}
         read = 0
-        while raws := self._confirm(lambda: self._client.changed_tasks(number, state["since"], state["after"])):
+
+        def next_page() -> list[dict[str, Any]]:
+            return self._client.changed_tasks(number, state["since"], state["after"], _TASKS_AT_ONCE)
+
+        while raws := self._confirm(next_page):
             state["after"] = raws[-1]["id"]
             self._store.projects.set_options(key, {"reading": state})
             read += len(raws)
@@ -171,4 +175,5 @@ def _answers(raw: Mapping[str, Any], roles: Roles, project: Project) -> Iterator
 
 
 def _less_overlap(moment: str) -> str:
-    return (datetime.fromisoformat(moment) - _OVERLAP).isoformat()
+    # The one form that Label Studio 1.23.2 takes in a filter.
+    return f"{datetime.fromisoformat(moment) - _OVERLAP:%Y-%m-%dT%H:%M:%S.%fZ}"

@@ -349,7 +349,7 @@ class LabelStudioClient:
         newest = answer["tasks"][0]["updated_at"] if answer["tasks"] else ""
         return newest, int(answer["total"])
 
-    def changed_tasks(self, number: int, since: str, after: int, page_size: int = 100) -> list[dict[str, Any]]:
+    def changed_tasks(self, number: int, since: str, after: int, page_size: int) -> list[dict[str, Any]]:
         """Tasks that have changed, with their annotations and predictions, as Label Studio's JSON, in the order of ids.
 
         Args:
