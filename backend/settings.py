@@ -65,6 +65,9 @@ class Settings(BaseSettings):
     )
     device: str | None = Field(None, description="Torch device. Default: `cuda` where there is one, else `cpu`.")
     train_after: int = Field(16, ge=1, description="New annotations that start a training.")
+    keep_versions: int = Field(
+        20, ge=2, description="Versions of a project that are kept; the active one and the one before it always are."
+    )
     time_budget_s: float = Field(600.0, gt=0, description="Longest time in seconds that one fit may take.")
     seed: int = Field(0, description="Seed of initialisation, shuffling and augmentation.")
 

@@ -97,6 +97,7 @@ def train(context: Context, project: Project, report: Report) -> ModelVersion:
         "libraries": {name: installed(name) for name in _LIBRARIES},
     }
     version = store.versions.publish(project.key, lambda folder: save(classifier, folder), card)
+    store.versions.prune(project.key, settings.keep_versions)
     if active is not None and refused is not None:
         log.warning("Version %s is not activated: on the held-out tasks its %s.", version.name, refused)
         report(1.0, f"{version.name} is published, but {active.name} stays active: {refused}")

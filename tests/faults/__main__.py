@@ -1,0 +1,35 @@
+"""The goals of reliability, each measured by a command: `python -m tests.faults COMMAND`."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from pathlib import Path
+
+import click
+import numpy as np
+
+from tests.faults import kill
+
+
+@click.group()
+def main() -> None:
+    """Do harm, and see that nothing is lost."""
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+
+
+@main.command("kill")
+@click.option("--times", default=200, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+def kill_command(times: int, seed: int) -> None:
+    """Kill the backend at random moments of every phase."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = kill.measure(Path(folder), times, seed, click.echo)
+    click.echo(f"kills by phase: {dict(found.kills)}")
+    click.echo(f"acknowledged annotations lost: {found.lost}, torn versions: {found.torn}, loops stuck: {found.stuck}")
+    middle, worst = np.median(found.recovery_s), max(found.recovery_s)
+    click.echo(f"from restart to the completed loop: median {middle:.1f} s, longest {worst:.1f} s")
+
+
+if __name__ == "__main__":
+    main()
