@@ -121,6 +121,8 @@ class Loop:
     @contextmanager
     def backend(self) -> Iterator[Any]:
         """A running backend, killed in the end."""
+        # Another one each time: somebody else may have taken the last one meanwhile.
+        self._settings = self._settings.model_copy(update={"port": free_port()})
         process = self._context.Process(target=_serve, args=(self._settings,))
         process.start()
         try:
@@ -253,7 +255,6 @@ def _settings(folder: Path, url: str) -> Settings:
         label_studio_url=url,
         label_studio_api_key=SecretStr("a token of the fault tests"),
         secret=SecretStr(_SECRET),
-        port=free_port(),
         data_dir=folder / "data",
         image_folders=(folder,),
         backbone="small",
