@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from tests.faults import kill
+from tests.faults import events, kill
 
 
 @click.group()
@@ -29,6 +29,18 @@ def kill_command(times: int, seed: int) -> None:
     click.echo(f"acknowledged annotations lost: {found.lost}, torn versions: {found.torn}, loops stuck: {found.stuck}")
     middle, worst = np.median(found.recovery_s), max(found.recovery_s)
     click.echo(f"from restart to the completed loop: median {middle:.1f} s, longest {worst:.1f} s")
+
+
+@main.command("events")
+@click.option("--times", default=10_000, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+def events_command(times: int, seed: int) -> None:
+    """Deliver events in any order, twice, not at all, or forged, and reconcile."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = events.measure(Path(folder), times, seed, click.echo)
+    click.echo(f"{found.histories} histories, {found.events} events")
+    click.echo(f"states unlike Label Studio's after {times} reconciliations: {found.different}")
+    click.echo(f"states that depend on the order of delivery: {found.order_mattered} of {found.orders}")
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ class PlayedLabelStudio:
     @contextmanager
     def served(self) -> Iterator[str]:
         """Serve the API; gives its address."""
-        server = make_server("127.0.0.1", 0, self._app(), threaded=True)
+        server = make_server("127.0.0.1", 0, self.application(), threaded=True)
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:
@@ -126,7 +126,8 @@ class PlayedLabelStudio:
             server.shutdown()
             thread.join()
 
-    def _app(self) -> Flask:
+    def application(self) -> Flask:
+        """The API as a WSGI application."""
         app = Flask("label-studio")
 
         @app.before_request

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import kill
+from tests.faults import events, kill
 
 pytestmark = pytest.mark.xdist_group("faults")
 
@@ -15,3 +15,9 @@ def test_killed_in_every_phase_nothing_is_lost(tmp_path: Path) -> None:
     found = kill.measure(tmp_path, times=len(kill.PHASES), seed=1, say=lambda _: None)
     assert sum(found.kills.values()) == len(kill.PHASES)
     assert (found.lost, found.torn, found.stuck) == (0, 0, 0)
+
+
+def test_events_in_any_order_repeated_lost_and_forged_end_as_label_studio_has_it(tmp_path: Path) -> None:
+    found = events.measure(tmp_path, times=50, seed=1, say=lambda _: None)
+    assert (found.histories, found.orders) == (25, 3)
+    assert (found.different, found.order_mattered) == (0, 0)
