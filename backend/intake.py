@@ -41,8 +41,25 @@ class Intake:
         self._wake = wake
 
     def project(self, number: int, label_config: str | None = None, title: str = "") -> Project:
-        """The project of a Label Studio number, made known if it is new."""
-        return self._store.projects.ensure(self._settings.label_studio_url, number, label_config, title)
+        """The project of a Label Studio number, made known if it is new.
+
+        Args:
+            number: Label Studio's project id.
+            label_config: XML; None leaves the known one.
+            title: empty leaves the known one.
+
+        Raises:
+            LookhereError: if the config cannot work, or none is known; nothing is kept of it.
+        """
+        host = self._settings.label_studio_url
+        if label_config is not None:
+            read_roles(label_config)
+        elif self._store.projects.find(host, number) is None:
+            raise LookhereError(
+                f"Expected the label config of project {number}, which is not known yet; run "
+                f"`lookhere connect --project {number}`."
+            )
+        return self._store.projects.ensure(host, number, label_config, title)
 
     def receive(self, payload: Mapping[str, Any]) -> None:
         """Take in one webhook event.
@@ -87,7 +104,7 @@ class Intake:
 
     def _apply(self, action: str, number: int, payload: Mapping[str, Any]) -> str:
         described = payload["project"] if isinstance(payload.get("project"), Mapping) else {}
-        project = self.project(number, _text(described.get("label_config")), _text(described.get("title")) or "")
+        project = self.project(number, self._config(described, number), _text(described.get("title")) or "")
         if action == "START_TRAINING":
             return "training asked for" if self._ask_for_training(project) else "no training without a credential"
         if action == "TASKS_DELETED":
@@ -111,6 +128,17 @@ class Intake:
             # Our own switch of the active version fires this too: nothing may follow from it but the new config.
             return "label config taken"
         return "kept, of no known kind"
+
+    def _config(self, described: Mapping[str, Any], number: int) -> str | None:
+        config = _text(described.get("label_config"))
+        if config is not None:
+            try:
+                read_roles(config)
+            except LabelConfigError as error:
+                # What the event tells is taken by the config that worked; the next reading says what is wrong.
+                log.warning("The label config of project %s cannot work: %s", number, error)
+                return None
+        return config
 
     def _take_tasks(self, project: Project, tasks: Sequence[Mapping[str, Any]]) -> None:
         roles = self._roles(project)
@@ -173,7 +201,8 @@ def _objects(value: Any) -> list[Mapping[str, Any]]:
 
 
 def _ids(value: Any) -> list[int]:
-    return [item["id"] for item in _objects(value) if isinstance(item.get("id"), int)]
+    found = (item.get("id") for item in _objects(value))
+    return [number for number in found if isinstance(number, int) and not isinstance(number, bool)]
 
 
 def _text(value: Any) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from http import HTTPStatus
 
-from flask import Flask, Response, jsonify
+from flask import Blueprint, Flask, Response, jsonify
 from werkzeug.exceptions import HTTPException
 
 from backend.domain import LookhereError
@@ -19,17 +19,19 @@ log = logging.getLogger(__name__)
 _RETRY_AFTER_S = 5
 
 
-def create_app(use: UseCases, largest_body: int = 256 * 2**20) -> Flask:
+def create_app(use: UseCases, *more: Blueprint, largest_body: int = 256 * 2**20) -> Flask:
     """The application that speaks the contract of a Label Studio ML backend.
 
     Args:
         use: what it needs done.
+        more: routes beside the contract, for people and scripts; whatever they are, they open to the owner alone.
         largest_body: of a request, in bytes.
     """
     app = Flask("lookhere", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = largest_body
     close(app, use.secret)
-    app.register_blueprint(contract(use))
+    for routes in (contract(use), *more):
+        app.register_blueprint(routes)
 
     @app.errorhandler(Overloaded)
     @app.errorhandler(StateUnavailable)

@@ -17,6 +17,7 @@ from backend.labelstudio.contract import UseCases
 from backend.serving import Serving
 from backend.settings import Settings, host_to_listen_on
 from backend.web.app import create_app
+from backend.web.jobs import job_routes
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +31,12 @@ class Backend:
 
     def __init__(self, settings: Settings) -> None:
         self._context = Context.open(settings)
-        self._serving = Serving(settings.device)
+        # The other half of the threads is left to webhooks: Label Studio waits one second for them, and asks once.
+        self._serving = Serving(settings.device, waiting=max(1, settings.threads // 2))
         self._engine: Engine = LocalEngine(settings, self._context.store)
         self._intake = Intake(settings, self._context.store, self._engine.wake)
         self.use_cases = self._use_cases(settings)
-        self.app = create_app(self.use_cases, settings.largest_body)
+        self.app = create_app(self.use_cases, job_routes(self._context.store.jobs), largest_body=settings.largest_body)
 
     def start(self) -> None:
         """Load the classifiers, take up the jobs, and read from Label Studio what was missed meanwhile."""

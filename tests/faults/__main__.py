@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from tests.faults import events, kill
+from tests.faults import events, fuzz, kill
 
 
 @click.group()
@@ -41,6 +41,20 @@ def events_command(times: int, seed: int) -> None:
     click.echo(f"{found.histories} histories, {found.events} events")
     click.echo(f"states unlike Label Studio's after {times} reconciliations: {found.different}")
     click.echo(f"states that depend on the order of delivery: {found.order_mattered} of {found.orders}")
+
+
+@main.command("fuzz")
+@click.option("--requests", "times", default=50_000, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+def fuzz_command(times: int, seed: int) -> None:
+    """Send malformed requests to every route."""
+    logging.disable(logging.CRITICAL)
+    with tempfile.TemporaryDirectory() as folder:
+        found = fuzz.measure(Path(folder), times, seed, click.echo)
+    for line in [*found.broken, *found.changed][:20]:
+        click.echo(line)
+    click.echo(f"answers: {dict(sorted(found.statuses.items()))}")
+    click.echo(f"5xx but 503, or none: {len(found.broken)}; refused, but the state changed: {len(found.changed)}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import events, kill
+from tests.faults import events, fuzz, kill
 
 pytestmark = pytest.mark.xdist_group("faults")
 
@@ -21,3 +21,10 @@ def test_events_in_any_order_repeated_lost_and_forged_end_as_label_studio_has_it
     found = events.measure(tmp_path, times=50, seed=1, say=lambda _: None)
     assert (found.histories, found.orders) == (25, 3)
     assert (found.different, found.order_mattered) == (0, 0)
+
+
+def test_malformed_requests_are_refused_and_change_nothing(tmp_path: Path) -> None:
+    found = fuzz.measure(tmp_path, times=400, seed=1, say=lambda _: None)
+    assert found.broken == []
+    assert found.changed == []
+    assert sum(found.statuses[status] for status in found.statuses if 400 <= status < 500) > 100

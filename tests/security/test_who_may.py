@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from backend.domain import JobKind
 from backend.labelstudio.access import WEBHOOK_HEADER, basic_auth, caller, webhook_headers
 from backend.labelstudio.links import sign
 from tests.labelstudio.recorded import label_config
@@ -36,6 +37,8 @@ def headers(who: str, project: int) -> dict[str, str]:
 def ask(running: Running, route: str, who: str, shown: int, about: int) -> int:
     """The status of asking about a project with the keys of one."""
     method, _, path = ("GET /nowhere" if route == "anything else" else route).partition(" ")
+    job = running.store.jobs.request(about, JobKind.TRAIN) if "<number>" in path else None
+    path = path.replace("<number>", str(job.id if job else 0))
     path = path.replace("<key>", str(about)).replace("<signature>", sign(SECRET, shown))
     body = {
         "/setup": {"project": f"{about}.17", "schema": label_config()},

@@ -20,6 +20,7 @@ from backend.labelstudio.contract import UseCases
 from backend.settings import Settings
 from backend.state.store import Store
 from backend.web.app import create_app
+from backend.web.jobs import job_routes
 
 SECRET = b"a secret of the tests"
 LARGEST_BODY = 2**20
@@ -82,10 +83,10 @@ def settings(tmp_path: Path) -> Settings:
     )
 
 
-@pytest.fixture
-def running(settings: Settings, tmp_path: Path) -> Iterator[Running]:
+def backend_with(settings: Settings, folder: Path) -> Running:
+    """A backend with its state, and an image that all its tasks show."""
     store = Store.open(settings)
-    image = tmp_path / "image.png"
+    image = folder / "image.png"
     Image.new("RGB", (64, 48), "red").save(image)
     intake = Intake(settings, store)
     predictor = PlayedPredictor()
@@ -114,8 +115,15 @@ def running(settings: Settings, tmp_path: Path) -> Iterator[Running]:
             secret=SECRET,
             label_studio_address=settings.label_studio_url,
         ),
+        job_routes(store.jobs),
         largest_body=LARGEST_BODY,
     )
     app.test_client_class = OwnersClient
-    yield Running(app.test_client(), store, predictor, image, unreachable)
-    store.database.close()
+    return Running(app.test_client(), store, predictor, image, unreachable)
+
+
+@pytest.fixture
+def running(settings: Settings, tmp_path: Path) -> Iterator[Running]:
+    running = backend_with(settings, tmp_path)
+    yield running
+    running.store.database.close()
