@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 from backend.domain import JobKind, LookhereError, Project
 from backend.labelstudio.annotations import annotation_from_json, number_of_project, task_from_json
 from backend.labelstudio.labelconfig import LabelConfigError, Roles, read_roles
 from backend.settings import Settings
-from backend.state.database import StateUnavailable
+from backend.state.database import StateUnavailable, Unstorable
 from backend.state.store import Store
 
 log = logging.getLogger(__name__)
@@ -24,6 +26,17 @@ _STRAYS = 4
 
 # What of a project is worth keeping; the rest holds its invitation token and the credentials of its task data.
 _PROJECT_KEYS = ("id", "title", "label_config", "model_version", "created_at")
+
+
+@dataclass
+class _Event:
+    """An event on its way to the disk."""
+
+    action: str
+    number: int | None
+    payload: Mapping[str, Any]
+    written: bool = False
+    failure: BaseException | None = None
 
 
 class Intake:
@@ -39,6 +52,8 @@ class Intake:
         self._settings = settings
         self._store = store
         self._wake = wake
+        self._waiting: list[_Event] = []
+        self._arriving, self._writing = Lock(), Lock()
 
     def project(self, number: int, label_config: str | None = None, title: str = "") -> Project:
         """The project of a Label Studio number, made known if it is new.
@@ -62,40 +77,71 @@ class Intake:
         return self._store.projects.ensure(host, number, label_config, title)
 
     def receive(self, payload: Mapping[str, Any]) -> None:
-        """Take in one webhook event.
+        """Take in one webhook event. It is on disk, with all that follows from it, when this returns.
+
+        Events that come while others are being written are written together: a disk takes about a hundredth of a second
+        for a transaction, whatever is in it.
 
         Args:
             payload: the JSON body, as Label Studio sent it.
 
         Raises:
-            LookhereError: if the payload is no event; nothing is kept of it.
+            LookhereError: if the payload is no event, or the state cannot be written; nothing is kept of it.
         """
         action = payload.get("action")
         if not isinstance(action, str):
             raise LookhereError(f"Expected a webhook event with the text field 'action', got {action!r:.80}.")
-        number = number_of_project(payload)
-        event = self._store.events.append(action, number, _without_secrets(payload))
-        self._take_in(event, action, number, payload)
+        event = _Event(action, number_of_project(payload), payload)
+        with self._arriving:
+            self._waiting.append(event)
+        with self._writing:
+            if not event.written:
+                self._write()
+        if event.failure is not None:
+            raise event.failure
 
-    def replay(self) -> None:
-        """Take in the events that were written down, but not taken in before the process ended."""
-        for event in self._store.events.pending():
-            self._take_in(event.id, event.action, event.project_number, event.payload)
-
-    def _take_in(self, event: int, action: str, number: int | None, payload: Mapping[str, Any]) -> None:
-        if number is None:
-            self._store.events.mark(event, "ignored: names no project")
-            return
+    def _write(self) -> None:
+        with self._arriving:
+            events, self._waiting = self._waiting, []
         try:
-            outcome = self._apply(action, number, payload)
+            with self._store.database.begin():
+                for event in events:
+                    self._take_in(event)
+        except BaseException as failure:
+            # Whoever waits for one of these events must hear of it.
+            for event in events:
+                event.failure = failure
+            raise
+        finally:
+            for event in events:
+                event.written = True
+
+    def _take_in(self, event: _Event) -> None:
+        payload = _without_secrets(event.payload)
+        try:
+            with self._store.database.begin():
+                kept = self._store.events.append(event.action, event.number, payload)
+        except Unstorable as failure:
+            event.failure = failure
+            return
+        self._store.events.mark(kept, self._outcome(event))
+
+    def _outcome(self, event: _Event) -> str:
+        if event.number is None:
+            return "ignored: names no project"
+        try:
+            with self._store.database.begin():
+                return self._apply(event.action, event.number, event.payload)
         except StateUnavailable:
-            # Without an outcome the event is pending, and replayed at the next start.
             raise
         except LookhereError as error:
             # The event stays in the log; the next reconciliation brings what it meant.
-            log.warning("Event %s (%s) of project %s was not understood: %s", event, action, number, error)
-            outcome = f"not understood: {error}"
-        self._store.events.mark(event, outcome)
+            log.warning("Event %s of project %s was not understood: %s", event.action, event.number, error)
+            return f"not understood: {error}"
+        except Exception as error:
+            # Label Studio does not send it again: whatever is wrong here, the event is kept.
+            log.exception("Event %s of project %s could not be taken in", event.action, event.number)
+            return f"failed: {type(error).__name__}"
 
     def request(self, project: Project, kind: JobKind) -> None:
         """Ask for a job; a waiting one of the same kind serves both."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,27 +26,6 @@ SAME_PLACE = 0.08
 _IDS_PER_STATEMENT = 500
 
 
-@dataclass(frozen=True)
-class Event:
-    """An event as it was received.
-
-    Attributes:
-        id: its number in the log.
-        action: Label Studio's name of it.
-        project_number: Label Studio's project id, None where it named none.
-        payload: its JSON, without secrets.
-        received_at: UTC.
-        outcome: what became of it; None while nothing has.
-    """
-
-    id: int
-    action: str
-    project_number: int | None
-    payload: Mapping[str, Any]
-    received_at: datetime
-    outcome: str | None
-
-
 class Events:
     """Keeps every event.
 
@@ -58,7 +37,7 @@ class Events:
         self._database = database
 
     def append(self, action: str, project_number: int | None, payload: Mapping[str, Any]) -> int:
-        """Write an event down. It is on disk when this returns.
+        """Write an event down.
 
         Args:
             action: Label Studio's name of it, also an unknown one.
@@ -82,13 +61,6 @@ class Events:
         table = tables.events
         with self._database.begin() as connection:
             connection.execute(update(table).where(table.c.id == event).values(outcome=outcome))
-
-    def pending(self) -> list[Event]:
-        """Events of which nothing has become yet: a crash came between. The oldest first."""
-        table = tables.events
-        with self._database.read() as connection:
-            rows = connection.execute(select(table).where(table.c.outcome.is_(None)).order_by(table.c.id))
-            return [_event(row) for row in rows]
 
     def counts(self) -> dict[str, int]:
         """How many events of each action were received."""
@@ -401,10 +373,6 @@ class _Writer:
 def _new_row(connection: Connection, table: Table, values: Mapping[str, Any]) -> int:
     (number,) = connection.execute(insert(table).values(**values)).inserted_primary_key or (0,)
     return int(number)
-
-
-def _event(row: Row[Any]) -> Event:
-    return Event(row.id, row.action, row.project_number, json.loads(row.payload), row.received_at, row.outcome)
 
 
 def _task(row: Row[Any]) -> Task:

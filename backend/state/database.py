@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -123,9 +124,6 @@ events = Table(
     Column("outcome", Text),
     sqlite_autoincrement=True,
 )
-Index(
-    "events_pending", events.c.id, sqlite_where=events.c.outcome.is_(None), postgresql_where=events.c.outcome.is_(None)
-)
 
 # A removed task or annotation stays as a row with `removed`, its tombstone. `confirmed` rows hold what the API said
 # last, the others what an event claims.
@@ -225,6 +223,7 @@ class Database:
     """
 
     def __init__(self, url: str) -> None:
+        self._of_thread = threading.local()
         address = make_url(url)
         self._is_sqlite = address.get_backend_name() == "sqlite"
         if self._is_sqlite:
@@ -242,29 +241,50 @@ class Database:
     def begin(self) -> Iterator[Connection]:
         """A transaction that may write. It is the only one until it ends, in all processes; it is on disk afterwards.
 
+        Within another one of the same thread it is a part of that: undone alone if it fails, on disk with the whole.
+
         Raises:
             StateUnavailable: if the database is locked, unreachable or full; nothing was written.
             Unstorable: if a value cannot be held by the database; nothing was written.
         """
+        outer = self._current()
+        if outer is not None:
+            with _told_to_people(), outer.begin_nested():
+                yield outer
+            return
         with _told_to_people(), self._engine.begin() as connection:
             if not self._is_sqlite:
                 connection.execute(select(schema_version.c.version).with_for_update())
-            yield connection
+            self._of_thread.connection = connection
+            try:
+                yield connection
+            finally:
+                self._of_thread.connection = None
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that only reads, all of it from one moment. It waits for no writer.
 
+        Within one that writes, of the same thread, it sees what was written there.
+
         Raises:
             StateUnavailable: if the database cannot be read.
             Unstorable: if a value that is asked for cannot be in the database.
         """
+        outer = self._current()
+        if outer is not None:
+            with _told_to_people():
+                yield outer
+            return
         with _told_to_people(), self._reading.begin() as connection:
             yield connection
 
     def close(self) -> None:
         """Close the connections."""
         self._engine.dispose()
+
+    def _current(self) -> Connection | None:
+        return getattr(self._of_thread, "connection", None)
 
     def _create_tables(self) -> None:
         with _told_to_people(), self._engine.begin() as connection:

@@ -41,7 +41,6 @@ class Backend:
     def start(self) -> None:
         """Load the classifiers, take up the jobs, and read from Label Studio what was missed meanwhile."""
         self._serving.warm_up()
-        self._intake.replay()
         if self._context.client is not None:
             for project in self._context.store.projects.all():
                 self._context.store.jobs.request(project.key, JobKind.SYNC)

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from tests.faults import events, fuzz, kill
+from tests.faults import events, fuzz, kill, load
 
 
 @click.group()
@@ -55,6 +55,32 @@ def fuzz_command(times: int, seed: int) -> None:
         click.echo(line)
     click.echo(f"answers: {dict(sorted(found.statuses.items()))}")
     click.echo(f"5xx but 503, or none: {len(found.broken)}; refused, but the state changed: {len(found.changed)}")
+
+
+@main.command("load")
+@click.option("--rate", default=50.0, show_default=True)
+@click.option("--seconds", default=60.0, show_default=True)
+@click.option("--images", default=400, show_default=True)
+def load_command(rate: float, seconds: float, images: int) -> None:
+    """Send webhooks while trainings use the machine."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = load.measure_load(Path(folder), rate, seconds, images, click.echo)
+    middle, late, worst = 1000 * np.quantile(found.seconds, (0.5, 0.99, 1.0))
+    click.echo(f"{len(found.seconds)} events, not acknowledged: {found.refused}, lost: {found.lost}")
+    click.echo(f"acknowledged within: median {middle:.0f} ms, 99 % {late:.0f} ms, all {worst:.0f} ms")
+    click.echo(f"a training ran {found.training:.0%} of the time")
+
+
+@main.command("soak")
+@click.option("--predictions", default=10_000, show_default=True)
+def soak_command(predictions: int) -> None:
+    """Ask for predictions, and watch the memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = load.measure_soak(Path(folder), predictions, click.echo)
+    growth = found.megabytes[-1] / found.megabytes[0] - 1
+    click.echo(
+        f"{found.predictions} predictions, {found.failed} failed; memory {found.megabytes[0]:.0f} MB, {growth:+.1%}"
+    )
 
 
 if __name__ == "__main__":

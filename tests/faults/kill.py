@@ -196,10 +196,8 @@ class Loop:
         return self._await(self._is_complete)
 
     def lost(self) -> int:
-        """How many acknowledged annotations are neither known nor waiting in the event log."""
-        known = {one.id for one in self.store.annotations.annotations(self.project)}
-        waiting = {event.payload["annotation"]["id"] for event in self.store.events.pending()}
-        return len(self.acknowledged - known - waiting)
+        """How many acknowledged annotations are not known."""
+        return len(self.acknowledged - {one.id for one in self.store.annotations.annotations(self.project)})
 
     def torn(self) -> int:
         """How many listed versions do not pass their hashes, and one more if none is served."""

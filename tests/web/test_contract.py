@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
 import pytest
@@ -12,6 +14,7 @@ from backend.intake import Intake
 from backend.labelstudio.contract import UNTRAINED
 from backend.labelstudio.links import sign
 from backend.settings import Settings
+from backend.state.database import StateUnavailable
 from tests.labelstudio.recorded import Request, all_requests, label_config, requests, scenarios
 from tests.web.conftest import SECRET, Running
 
@@ -146,7 +149,6 @@ def test_without_a_credential_no_event_starts_a_training(running: Running, setti
             if request.action:
                 blind.receive(request.body)
     assert running.store.jobs.list() == []
-    assert running.store.events.pending() == []
 
 
 def test_our_own_project_updates_start_nothing(running: Running) -> None:
@@ -263,22 +265,48 @@ def test_every_recorded_event_is_in_the_log(running: Running) -> None:
     for event in events:
         send(running, event)
     assert sum(running.store.events.counts().values()) == len(events)
-    assert running.store.events.pending() == []
 
 
-def test_an_event_that_a_crash_cut_short_is_taken_in_at_the_next_start(
-    running: Running, settings: Settings, monkeypatch: pytest.MonkeyPatch
+def test_an_event_and_what_follows_from_it_are_on_disk_together_or_not_at_all(
+    running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (event,) = [one for one in requests("20_annotation_created") if one.action]
     with monkeypatch.context() as crash:
-        crash.setattr(running.store.annotations, "put", raises_interrupt)
+        crash.setattr(running.store.annotations, "put", raises(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             running.client.post("/webhook", json=event.body)
-    assert running.store.annotations.annotations(project(running).key) == []
-    Intake(settings, running.store).replay()
+    assert running.store.events.counts() == {}
+    with monkeypatch.context() as crash:
+        crash.setattr(running.store.annotations, "put", raises(StateUnavailable))
+        assert running.client.post("/webhook", json=event.body).status_code == 503
+    assert running.store.events.counts() == {}
+    assert running.client.post("/webhook", json=event.body).status_code == 201
     assert len(running.store.annotations.annotations(project(running).key)) == 1
-    assert running.store.events.pending() == []
 
 
-def raises_interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+def test_an_event_that_nobody_foresaw_is_kept_and_costs_no_other(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (event,) = [one for one in requests("20_annotation_created") if one.action]
+    with monkeypatch.context() as surprise:
+        surprise.setattr("backend.intake.annotation_from_json", raises(ZeroDivisionError))
+        assert running.client.post("/webhook", json=event.body).status_code == 201
+    assert running.store.events.counts() == {"ANNOTATION_CREATED": 1}
+    assert running.store.annotations.annotations(project(running).key) == []
+    assert running.client.post("/webhook", json=event.body).status_code == 201
+    assert len(running.store.annotations.annotations(project(running).key)) == 1
+
+
+def test_events_that_come_together_are_written_together(settings: Settings, running: Running) -> None:
+    intake = Intake(settings, running.store)
+    events = [one.body for one in all_requests() if one.path == "/webhook"] * 3
+    with ThreadPoolExecutor(16) as senders:
+        list(senders.map(intake.receive, events))
+    assert sum(running.store.events.counts().values()) == len(events)
+
+
+def raises(kind: type[BaseException]) -> Callable[..., None]:
+    def raising(*_: object) -> None:
+        raise kind("a fault of the tests")
+
+    return raising
