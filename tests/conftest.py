@@ -6,11 +6,16 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.leaks import Leaks
 from tests.sites import Site, serving
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--strict-skips", action="store_true", help="A skipped test fails the run.")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Leaks(config), "leaks")
 
 
 @pytest.hookimpl(trylast=True)

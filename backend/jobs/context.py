@@ -12,7 +12,8 @@ from typing import Self
 
 from backend.domain import LookhereError, Project, Task
 from backend.labelstudio import access
-from backend.labelstudio.client import BasicAuth, LabelStudioClient
+from backend.labelstudio.access import BasicAuth
+from backend.labelstudio.client import LabelStudioClient
 from backend.labelstudio.images import ImageStore
 from backend.labelstudio.links import heat_link, sign
 from backend.settings import Settings

@@ -17,8 +17,6 @@ from enum import StrEnum
 
 from pydantic import SecretStr
 
-from backend.labelstudio.client import BasicAuth
-
 WEBHOOK_HEADER = "X-Lookhere-Webhook"
 """The header in which a webhook shows its key; Label Studio sends webhooks with no other credential."""
 
@@ -48,6 +46,14 @@ class Caller:
 
     role: Role
     project: int | None = None
+
+
+@dataclass(frozen=True)
+class BasicAuth:
+    """User and password with which Label Studio speaks to the backend."""
+
+    user: str
+    password: SecretStr
 
 
 def derived(secret: bytes, use: str) -> str:

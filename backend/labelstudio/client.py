@@ -26,6 +26,7 @@ from label_studio_sdk.types import MlBackend as SdkBackend
 from pydantic import SecretStr
 
 from backend.domain import LookhereError
+from backend.labelstudio.access import BasicAuth
 
 logger = logging.getLogger(__name__)
 
@@ -174,14 +175,6 @@ class DataManagerView:
     def ordering(self) -> tuple[str, ...]:
         """Columns by which it is sorted; a leading ``-`` turns the direction."""
         return tuple(self.data.get("ordering") or ())
-
-
-@dataclass(frozen=True)
-class BasicAuth:
-    """User and password with which Label Studio speaks to the backend."""
-
-    user: str
-    password: SecretStr
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from itertools import islice
 import httpx
 
 from backend.domain import LookhereError
+from backend.labelstudio.access import BasicAuth
 from backend.labelstudio.client import (
     LOWEST_SCORE_FIRST,
     UNCERTAINTY_SAMPLING,
     VIEW_TITLE,
-    BasicAuth,
     ConnectedBackend,
     LabelStudioClient,
     LabelStudioError,
