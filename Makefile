@@ -3,10 +3,11 @@
 PYTHON ?= python3.11
 OURS := .venvs/lookhere
 THEIRS := .venvs/label-studio
+AUDIT := .venvs/audit
 RUN := $(OURS)/bin
 TESTS ?= tests
 
-.PHONY: install browser demo test check bench clean
+.PHONY: install browser demo test check audit bench clean
 
 install: $(OURS)/.installed $(THEIRS)/.installed
 
@@ -40,6 +41,17 @@ check: install
 	$(RUN)/ruff format --check .
 	$(RUN)/ruff check .
 	$(RUN)/mypy
+
+# What of our pins is known to be vulnerable by now. What could not be looked up is an error, too: here pip-audit alone
+# would say that nothing is known.
+audit: $(AUDIT)/.installed
+	$(AUDIT)/bin/pip-audit --strict --disable-pip --no-deps --requirement constraints/lookhere.txt
+
+$(AUDIT)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/pip install --quiet --upgrade "pip>=25.1"
+	$(AUDIT)/bin/pip install --quiet --group audit
+	touch $@
 
 bench: install
 	$(RUN)/lookhere bench guidance --data digits --out benchmarks/out

@@ -175,6 +175,9 @@ def _body() -> Mapping[str, Any]:
     if not request.is_json:
         raise UnsupportedMediaType(f"Expected a body of type application/json, got {request.mimetype!r:.80}.")
     sent = request.get_data(cache=False)
+    if request.content_length is None and len(sent) == request.max_content_length:
+        # Without a length, what is too long is cut off without a word.
+        raise RequestEntityTooLarge
     try:
         body = json.loads(sent, parse_constant=_no_number)
         if b"\\ud" in sent.lower():

@@ -308,7 +308,8 @@ def test_an_access_token_that_label_studio_refuses_is_renewed(
 def test_no_token_reaches_the_log(
     client: LabelStudioClient, label_studio: LabelStudioServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.DEBUG)
+    for name in ("", "httpx", "httpcore"):
+        caplog.set_level(logging.DEBUG, logger=name or None)
     client.whoami()
     with pytest.raises(LabelStudioError):
         client.project(987654)
