@@ -161,6 +161,28 @@ def versions(context: Context, project: Project) -> None:
 
 @main.command()
 @_with_project
+def annotators(context: Context, project: Project) -> None:
+    """Tell how far each annotator agrees with the others; docs/teams.md says how it is measured."""
+    found = context.store.annotations.agreements(project.key)
+    click.echo("annotator  tasks  compared  same class  kappa  clicked  clicks  contradicted  edited by others")
+    for one in found:
+        click.echo(
+            f"{one.annotator:9} {one.tasks:6} {one.compared:9} {_share(one.label):>11} {_figure(one.kappa):>6} "
+            f"{one.clicked:8} {_share(one.clicks):>7} {one.contradicted:13} {one.edited:17}"
+        )
+
+
+@main.command()
+@_with_project
+def review(context: Context, project: Project) -> None:
+    """List the tasks that somebody should look at again, because their annotators do not agree."""
+    for item in context.store.annotations.guidance(project.key):
+        if item.review:
+            click.echo(f"{project.host}/projects/{project.number}/data?task={item.task.id}  {item.review}")
+
+
+@main.command()
+@_with_project
 def rollback(context: Context, project: Project) -> None:
     """Serve the version that was active before, and put its predictions back into Label Studio."""
     version = context.store.versions.rollback(project.key)
@@ -279,6 +301,14 @@ def bench_speed(data: str, weights: Path | None, backbone: str | None, out: Path
     from backend.bench.speed import bench
 
     bench(data, backbone or ("resnet18" if weights else "small"), weights, out)
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _counts(text: str) -> tuple[int, ...]:

@@ -78,7 +78,8 @@ class Annotation:
     Attributes:
         id: Label Studio's annotation id.
         task: Label Studio's task id.
-        annotator: Label Studio's user id of the author (``completed_by``), None where it is absent.
+        annotator: Label Studio's user id of the author (``completed_by``), None where it is absent. Any client of Label
+            Studio's API can write it: it tells votes apart, and proves nothing.
         updated_at: Label Studio's ``updated_at``, in UTC; the later of two states of one annotation wins.
         clicks: in the order of the result.
         rejected: predicted clicks that the annotator deleted. Kept for measuring; they teach nothing.
@@ -86,6 +87,7 @@ class Annotation:
         label_origin: who chose it; None where ``label`` is None.
         skipped: the annotator declined (``was_cancelled``); such an annotation teaches nothing, whatever it holds.
         ground_truth: marked as ground truth in Label Studio.
+        editor: Label Studio's user id of who changed it last (``updated_by``), None where it is absent.
     """
 
     id: int
@@ -98,6 +100,7 @@ class Annotation:
     label_origin: Origin | None = None
     skipped: bool = False
     ground_truth: bool = False
+    editor: int | None = None
 
 
 @dataclass(frozen=True)
@@ -109,12 +112,26 @@ class Guidance:
         label: the agreed class, None where it is unknown or contested.
         clicks: merged clicks; empty where nobody clicked.
         annotated: whether any annotation that counts (not skipped) stands behind it.
+        contested: whether its annotators chose different classes, none of them most often. It teaches nothing, and
+            comes first in the order.
+        contradicted: whether a "Look here" lies where an "Ignore" lies.
     """
 
     task: Task
     label: str | None
     clicks: tuple[Click, ...] = ()
     annotated: bool = False
+    contested: bool = False
+    contradicted: bool = False
+
+    @property
+    def review(self) -> str:
+        """Why somebody should look at the task again, for people; empty where nobody need."""
+        causes = {
+            "annotators chose different classes": self.contested,
+            "clicks contradict each other": self.contradicted,
+        }
+        return "; ".join(cause for cause, holds in causes.items() if holds)
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from backend.cli import main
-from backend.domain import JobKind, JobState
+from backend.domain import Annotation, Click, ClickRole, JobKind, JobState, Task
 from backend.settings import Settings
 from backend.state.store import Store
 
@@ -60,3 +61,27 @@ def test_a_jobs_log_is_told_line_by_line(store: Store) -> None:
     lines = lookhere("jobs", "--project", "1", "--log", str(job.id)).output.splitlines()
     assert [line.split()[-1] for line in lines] == ["reading", "fitting"]
     assert f"{job.id:5} train" in lookhere("jobs", "--project", "1").output
+
+
+def test_who_agrees_with_whom_and_what_is_to_be_looked_at_again(store: Store) -> None:
+    key = store.projects.ensure(HOST, 1).key
+    store.annotations.put_tasks(key, [Task(5, "a.png"), Task(6, "b.png")])
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    for person, label in ((11, "cat"), (12, "cat"), (13, "dog")):
+        for task in (5, 6):
+            answer = Annotation(
+                person * 10 + task,
+                task,
+                person,
+                moment,
+                (Click(0.5, 0.5, ClickRole.LOOK),),
+                label=label if task == 5 else str(person),
+            )
+            store.annotations.put(key, [answer])
+    table = {line.split()[0]: line.split()[1:] for line in lookhere("annotators", "--project", "1").output.splitlines()}
+    assert table["13"] == ["2", "1", "0%", "0.00", "2", "100%", "0", "0"]
+    assert table["11"][1] == "0", "the others are in a tie"
+    assert lookhere("review", "--project", "1").output == (
+        f"{HOST}/projects/1/data?task=6  annotators chose different classes\n"
+    )
+    assert lookhere("review", "--project", "2").output == ""

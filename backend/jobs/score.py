@@ -49,15 +49,18 @@ def score(context: Context, project: Project, report: Report) -> None:
     items, said = [item for item, _ in pool], [one for _, one in pool]
     annotated = np.array([item.annotated for item in items], bool)
     predictions = [one.prediction for one in said]
-    fresh = scores(predictions, annotated.tolist(), [_corrected(item) for item in items])
+    contested = np.array([item.contested for item in items], bool)
+    fresh = scores(predictions, annotated.tolist(), [_corrected(item) for item in items], contested.tolist())
+    # One more annotator is to decide them: they are served like those that nobody has seen.
+    done = annotated & ~contested
     served = np.array([one.score for one in said])
     order = fresh
     if context.client is None:
         report(1.0, f"scored {len(said)} tasks; without a credential they are not put into Label Studio")
     else:
-        groups = cells(predictions, fresh, annotated) if _is_team(context, project) else [None] * len(said)
+        groups = cells(predictions, fresh, done) if _is_team(context, project) else [None] * len(said)
         if _serves(context.client, project, version, int(np.isfinite(served).sum())):
-            order = amended(served, fresh, annotated)
+            order = amended(served, fresh, done)
             _amend(context.client, project, version, roles, _rescored(said, order), served, groups)
         else:
             report(0.7, f"putting {len(said)} predictions into Label Studio")
@@ -66,7 +69,7 @@ def score(context: Context, project: Project, report: Report) -> None:
             ]
             context.client.publish_predictions(project.number, results, version.name, is_version_name)
     context.store.pools.save(project.key, version.name, [item.task.image for item in items], _rescored(said, order))
-    open_ = np.flatnonzero(~annotated)
+    open_ = np.flatnonzero(~done)
     front = open_[np.argsort(order[open_], kind="stable")][:AHEAD]
     context.store.projects.set_options(project.key, {"front": [items[place].task.id for place in front]})
     report(1.0, f"{len(said)} tasks are in the order of {version.name}")

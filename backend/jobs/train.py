@@ -128,8 +128,9 @@ def examples(context: Context, project: Project, guidance: Sequence[Guidance], c
     for item, path in zip(taught, paths, strict=True):
         if path is None or item.label is None:
             continue
-        example = Example(path, index[item.label], item.clicks)
-        keep = _is_held_out(item.task.id) and (hold_clicks or not item.clicks)
+        # What contradiction has left nothing of says nothing, not even that somebody looked.
+        example = Example(path, index[item.label], tuple(click for click in item.clicks if click.agreement > 0))
+        keep = _is_held_out(item.task.id) and (hold_clicks or not example.guides)
         (held_out if keep else training).append(example)
     return Split(training, held_out)
 

@@ -79,6 +79,7 @@ def annotation_from_json(annotation: Any, roles: Roles) -> Annotation:
         updated_at=_moment(annotation, number),
         skipped=annotation.get("was_cancelled") is True,
         ground_truth=annotation.get("ground_truth") is True,
+        editor=_user(annotation.get("updated_by")),
     )
     if base.skipped:
         # From the UI a skipped annotation holds the pre-filled prediction, which nobody meant.

@@ -31,22 +31,28 @@ _STEP = 1e-9
 
 
 def scores(
-    predictions: Sequence[Prediction], annotated: Sequence[bool], corrected: Sequence[bool | None]
+    predictions: Sequence[Prediction],
+    annotated: Sequence[bool],
+    corrected: Sequence[bool | None],
+    contested: Sequence[bool] | None = None,
+    strategy: str = DEFAULT,
 ) -> NDArray[np.float64]:
     """Score a pool: in (0, 1), each once, the lowest is annotated first.
 
-    The head of the order is what the default strategy chooses; the rest follows by rising confidence, and tasks that
-    are annotated come last. Outside the head a task's score says its confidence alone, so it stays while that stays,
-    whatever comes or goes beside it.
+    Contested tasks come first. The head behind them is what the strategy chooses; the rest follows by rising
+    confidence, and tasks that are annotated come last. Outside the head a task's score says its confidence alone, so it
+    stays while that stays, whatever comes or goes beside it.
 
     Args:
         predictions: of all tasks, with features.
         annotated: which of them somebody has annotated.
         corrected: whether the annotators corrected a task's attention or accepted it; None where nobody spoke of it.
+        contested: which of the annotated tasks have annotators who chose different classes; None for none of them.
+        strategy: name of one of ``STRATEGIES`` that needs no views.
 
     Returns:
-        (N,) below 0.25 for the head by its order, from there to 0.75 for other open tasks, and above for annotated
-        ones.
+        (N,) below 0.25 for contested tasks and the head by its order, from there to 0.75 for other open tasks, and
+        above for annotated ones.
 
     Raises:
         ValueError: if a prediction carries no features.
@@ -64,8 +70,9 @@ def scores(
     )
     start, end = np.where(done, [[_ANNOTATED_FROM], [_UNTIL]], [[_OPEN_FROM], [_ANNOTATED_FROM]])
     found = start + (end - start) * 0.99 * confidence(probabilities)
-    head = STRATEGIES[DEFAULT].choose(pool, _HEAD, 0)
-    found[head] = _OPEN_FROM * (np.arange(len(head)) + 0.5) / _HEAD
+    chosen = STRATEGIES[strategy].choose(pool, _HEAD, 0)
+    head = np.concatenate([np.flatnonzero(np.zeros(len(done), bool) if contested is None else contested), chosen])
+    found[head] = _OPEN_FROM * (np.arange(len(head)) + 0.5) / max(_HEAD, len(head))
     return _told_apart(found)
 
 

@@ -1,4 +1,4 @@
-"""The event log, and tasks and annotations as they stand now, with what they teach.
+"""The event log, and tasks and annotations as they stand now.
 
 Events come in any order, twice, or not at all. So the state after them does not depend on their order: of two states of
 one annotation the later ``updated_at`` wins, and what was removed stays removed until the API says that it exists.
@@ -7,9 +7,8 @@ one annotation the later ``updated_at`` wins, and what was removed stays removed
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,10 +16,8 @@ from sqlalchemy import Column, Connection, Row, Table, func, insert, select, upd
 
 from backend.domain import Annotation, Click, ClickRole, Guidance, LookhereError, Origin, Task
 from backend.state import database as tables
+from backend.state.consensus import Agreement, agreements, merge
 from backend.state.database import Database
-
-SAME_PLACE = 0.08
-"""Clicks of several annotators closer than this, as a share of the image's side, mean the same place."""
 
 # Databases limit the parameters of one statement.
 _IDS_PER_STATEMENT = 500
@@ -185,75 +182,17 @@ class Annotations:
             of_task[annotation.task].append(annotation)
         return [merge(task, of_task[task.id]) for task in self.tasks(project) if task.id not in doubted]
 
+    def agreements(self, project: int) -> list[Agreement]:
+        """How far each annotator of a project agrees with the others, by user id."""
+        of_task: defaultdict[int, list[Annotation]] = defaultdict(list)
+        for annotation in self.annotations(project):
+            of_task[annotation.task].append(annotation)
+        return agreements(of_task[task.id] for task in self.tasks(project))
+
     def _present(self, table: Table, project: int) -> list[Row[Any]]:
         query = select(table).where((table.c.project == project) & ~table.c.removed).order_by(table.c.id)
         with self._database.read() as connection:
             return list(connection.execute(query))
-
-
-def merge(task: Task, annotations: Iterable[Annotation]) -> Guidance:
-    """What the annotations of one task teach together.
-
-    Skipped annotations teach nothing; where any is ground truth, only those count; of several by one annotator, the
-    latest. The class is the majority's, or unknown in a tie; without any, it is the one that the task's data
-    state. Clicks of one role within ``SAME_PLACE`` of each other become their mean. Its agreement is the share of
-    annotators behind it, less the share who clicked the opposite there.
-
-    Args:
-        task: the task.
-        annotations: of this task, in any order.
-    """
-    given = [one for one in annotations if not one.skipped]
-    given = [one for one in given if one.ground_truth] or given
-    latest: dict[object, Annotation] = {}
-    for annotation in sorted(given, key=lambda one: (one.updated_at, one.id)):
-        latest[("nobody", annotation.id) if annotation.annotator is None else annotation.annotator] = annotation
-    counting = list(latest.values())
-    return Guidance(task, _label(task, counting), _merged_clicks(counting), annotated=bool(counting))
-
-
-def _label(task: Task, counting: Sequence[Annotation]) -> str | None:
-    votes = Counter(one.label for one in counting if one.label is not None).most_common()
-    if not votes:
-        return task.known_label
-    tied = len(votes) > 1 and votes[0][1] == votes[1][1]
-    return None if tied else votes[0][0]
-
-
-def _merged_clicks(counting: Sequence[Annotation]) -> tuple[Click, ...]:
-    places: list[list[tuple[int, Click]]] = []
-    for voter, annotation in enumerate(counting):
-        for click in annotation.clicks:
-            for group in places:
-                if group[0][1].role is click.role and _same_place(group[0][1], click):
-                    group.append((voter, click))
-                    break
-            else:
-                places.append([(voter, click)])
-    merged = [_mean(group, len(counting)) for group in places]
-    return tuple(replace(one, agreement=_less_contradiction(one, merged)) for one in merged)
-
-
-def _mean(group: Sequence[tuple[int, Click]], voters: int) -> Click:
-    clicks = [click for _, click in group]
-    placed = [click.origin for click in clicks if click.origin is not Origin.CONFIRMED]
-    return Click(
-        x=sum(click.x for click in clicks) / len(clicks),
-        y=sum(click.y for click in clicks) / len(clicks),
-        role=clicks[0].role,
-        # One who placed it outweighs one who let it stand.
-        origin=placed[0] if placed else Origin.CONFIRMED,
-        agreement=len({voter for voter, _ in group}) / voters,
-    )
-
-
-def _less_contradiction(click: Click, merged: Sequence[Click]) -> float:
-    against = [other.agreement for other in merged if other.role is not click.role and _same_place(other, click)]
-    return max(0.0, click.agreement - max(against, default=0.0))
-
-
-def _same_place(one: Click, other: Click) -> bool:
-    return (one.x - other.x) ** 2 + (one.y - other.y) ** 2 <= SAME_PLACE**2
 
 
 class _Writer:
@@ -387,6 +326,7 @@ def _order(item: Annotation) -> tuple[datetime, bool, str]:
 def _content(item: Annotation) -> dict[str, Any]:
     return {
         "annotator": item.annotator,
+        "editor": item.editor,
         "clicks": [_click_to_json(click) for click in item.clicks],
         "rejected": [_click_to_json(click) for click in item.rejected],
         "label": item.label,
@@ -401,6 +341,7 @@ def _annotation(row: Row[Any]) -> Annotation:
         id=row.id,
         task=row.task,
         annotator=content["annotator"],
+        editor=content.get("editor"),
         updated_at=row.updated_at,
         clicks=tuple(_clicks_from_json(content["clicks"])),
         rejected=tuple(_clicks_from_json(content["rejected"])),

@@ -165,3 +165,34 @@ def test_predictions_without_features_are_refused() -> None:
     bare = Prediction("a", 1.0, {"a": 1.0}, (0, 0), np.ones((1, 1), np.float32), 1.0)
     with pytest.raises(ValueError, match="features"):
         scores([bare], [False], [None])
+
+
+def test_what_annotators_disagree_on_comes_first() -> None:
+    rng = np.random.default_rng(0)
+    predictions = [prediction(rng.normal(size=4), rng.uniform(0.5, 1)) for _ in range(300)]
+    annotated = [place < 40 for place in range(300)]
+    contested = [place in (7, 30) for place in range(300)]
+    found = scores(predictions, annotated, [None] * 300, contested)
+    assert set(found.argsort()[:2].tolist()) == {7, 30}
+    assert found[[place for place in range(40) if place not in (7, 30)]].min() > found[40:].max()
+    assert len(set(found)) == 300
+
+
+def test_several_annotators_at_once_are_each_shown_all_kinds() -> None:
+    rng = np.random.default_rng(0)
+    kinds = np.repeat(np.eye(8), 30, axis=0)
+    predictions = [prediction(row) for row in kinds + rng.normal(scale=0.05, size=kinds.shape)]
+    nobody = np.zeros(len(kinds), bool)
+    order = scores(predictions, nobody.tolist(), [None] * len(kinds))
+    groups = cells(predictions, order, nobody)
+    shown: list[list[int]] = [[], [], []]
+    left = order.argsort().tolist()
+    for _ in range(AHEAD // 3):
+        for solved in shown:
+            # As Label Studio serves: the group of which this annotator has solved the fewest, then the lowest score.
+            times = [groups[place] for place in solved]
+            solved.append(min(left[:AHEAD], key=lambda place: (times.count(groups[place]), order[place])))
+            left.remove(solved[-1])
+    assert len({place for solved in shown for place in solved}) == 3 * (AHEAD // 3), "nobody gets another's image"
+    for solved in shown:
+        assert len({int(kinds[place].argmax()) for place in solved}) == len(solved), "no kind twice among the first"

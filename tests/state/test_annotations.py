@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from backend.domain import Annotation, Click, ClickRole, Origin, Task
 from backend.settings import Settings
-from backend.state.annotations import merge
+from backend.state.consensus import merge
 from backend.state.store import Store
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
