@@ -47,11 +47,15 @@ def _context() -> Context:
 def _with_project(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the option --project, and the context and project it names."""
 
+    @click.option("--server", help="Address of its Label Studio, where that is not the first one.")
     @click.option("--project", "number", type=int, required=True, help="Label Studio's project id.")
     @wraps(command)
-    def with_project(number: int, **options: Any) -> None:
+    def with_project(number: int, server: str | None, **options: Any) -> None:
+        from backend.state.store import known_host
+
         context = _context()
-        command(context, context.store.projects.ensure(context.settings.label_studio_url, number), **options)
+        project = context.store.projects.ensure(known_host(context.settings, server), number)
+        command(context.of(project), project, **options)
 
     return with_project
 
@@ -65,15 +69,13 @@ def serve() -> None:
 
 
 @main.command()
-@click.option("--project", "number", type=int, required=True, help="Label Studio's project id.")
-def connect(number: int) -> None:
+@_with_project
+def connect(context: Context, project: Project) -> None:
     """Hook up an existing project: backend, webhook, heat map, view, order, first training and scoring."""
     from backend.jobs.reconcile import reconcile
     from backend.labelstudio.hookup import connect
 
-    context = _context()
-    client = _client(context)
-    project = context.store.projects.ensure(context.settings.label_studio_url, number)
+    client, number = _client(context), project.number
     connected = connect(
         client,
         number,
@@ -101,17 +103,15 @@ def connect(number: int) -> None:
 
 
 @main.command()
-@click.option("--project", "number", type=int, required=True, help="Label Studio's project id.")
-def doctor(number: int) -> None:
+@_with_project
+def doctor(context: Context, project: Project) -> None:
     """Find what keeps a project from working, and say how to mend it. Exits with 1 if anything was found."""
     from backend.labelstudio.hookup import diagnose
     from backend.state.versions import is_version_name
 
-    context = _context()
-    project = context.store.projects.ensure(context.settings.label_studio_url, number)
     findings = diagnose(
         _client(context),
-        number,
+        project.number,
         context.settings,
         context.heat_link(project),
         fetch=context.images.fetch,
@@ -157,6 +157,18 @@ def versions(context: Context, project: Project) -> None:
         figures = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items() if isinstance(value, float))
         when = f"{version.created_at:%Y-%m-%d %H:%M}"
         click.echo(f"{'*' if version.active else ' '} {version.name}  {when}  {figures}")
+
+
+@main.command()
+@click.argument("changes", nargs=-1, metavar="[NAME=VALUE]...")
+@_with_project
+def settings(context: Context, project: Project, changes: tuple[str, ...]) -> None:
+    """Show the settings of a project, or change some; `NAME=` goes back to what the backend is set to."""
+    pairs = {name: value or None for name, _, value in (change.partition("=") for change in changes)}
+    context.store.change_settings(project, pairs, texts=True)
+    told = context.store.settings_json(project, Settings())
+    for name, value in told["settings"].items():
+        click.echo(f"{name}={'' if value is None else value}{'  (its own)' if name in told['own'] else ''}")
 
 
 @main.command()
@@ -331,14 +343,18 @@ def _job_of(context: Context, project: Project, number: int) -> Job:
 def _client(context: Context) -> Any:
     if context.client is None:
         raise LookhereError(
-            "Expected a credential for Label Studio, got none; set LOOKHERE_LABEL_STUDIO_API_KEY to a personal access "
+            f"Expected a credential for {context.settings.label_studio_url}, got none; set "
+            "LOOKHERE_LABEL_STUDIO_API_KEY, or its `api_key` in LOOKHERE_LABEL_STUDIO_SERVERS, to a personal access "
             "token (Label Studio: Account & Settings, Personal Access Token) or a legacy token."
         )
     return context.client
 
 
 def _run(context: Context, project: Project, kind: JobKind) -> None:
-    """Ask for a job and follow it, and what it asks for, to the end; run it here unless a server takes it first."""
+    """Ask for a job and follow it, and what it asks for, to the end; run it here unless a server takes it first.
+
+    Jobs of other projects are left to the server: none of them makes this one wait.
+    """
     from backend.jobs.local import LocalEngine
 
     engine = LocalEngine(context.settings, context.store)
@@ -355,7 +371,7 @@ def _run(context: Context, project: Project, kind: JobKind) -> None:
 
 def _follow(context: Context, engine: Any, job: Job) -> Job:
     while True:
-        engine.run_next()
+        engine.run_next(job.project)
         job = context.store.jobs.get(job.id)
         if job.state not in (JobState.QUEUED, JobState.RUNNING, JobState.INTERRUPTED):
             return job

@@ -35,6 +35,7 @@ class _Event:
     action: str
     number: int | None
     payload: Mapping[str, Any]
+    host: str | None
     written: bool = False
     failure: BaseException | None = None
 
@@ -55,18 +56,21 @@ class Intake:
         self._waiting: list[_Event] = []
         self._arriving, self._writing = Lock(), Lock()
 
-    def project(self, number: int, label_config: str | None = None, title: str = "") -> Project:
+    def project(
+        self, number: int, label_config: str | None = None, title: str = "", host: str | None = None
+    ) -> Project:
         """The project of a Label Studio number, made known if it is new.
 
         Args:
             number: Label Studio's project id.
             label_config: XML; None leaves the known one.
             title: empty leaves the known one.
+            host: address of its Label Studio; None for the first one.
 
         Raises:
             LookhereError: if the config cannot work, or none is known; nothing is kept of it.
         """
-        host = self._settings.label_studio_url
+        host = host or self._settings.label_studio_url
         if label_config is not None:
             read_roles(label_config)
         elif self._store.projects.find(host, number) is None:
@@ -76,7 +80,7 @@ class Intake:
             )
         return self._store.projects.ensure(host, number, label_config, title)
 
-    def receive(self, payload: Mapping[str, Any]) -> None:
+    def receive(self, payload: Mapping[str, Any], host: str | None = None) -> None:
         """Take in one webhook event. It is on disk, with all that follows from it, when this returns.
 
         Events that come while others are being written are written together: a disk takes about a hundredth of a second
@@ -84,6 +88,7 @@ class Intake:
 
         Args:
             payload: the JSON body, as Label Studio sent it.
+            host: address of the Label Studio whose credential it came with; None for the first one.
 
         Raises:
             LookhereError: if the payload is no event, or the state cannot be written; nothing is kept of it.
@@ -91,7 +96,7 @@ class Intake:
         action = payload.get("action")
         if not isinstance(action, str):
             raise LookhereError(f"Expected a webhook event with the text field 'action', got {action!r:.80}.")
-        event = _Event(action, number_of_project(payload), payload)
+        event = _Event(action, number_of_project(payload), payload, host)
         with self._arriving:
             self._waiting.append(event)
         with self._writing:
@@ -131,7 +136,7 @@ class Intake:
             return "ignored: names no project"
         try:
             with self._store.database.begin():
-                return self._apply(event.action, event.number, event.payload)
+                return self._apply(event.action, event.number, event.payload, event.host)
         except StateUnavailable:
             raise
         except LookhereError as error:
@@ -148,9 +153,10 @@ class Intake:
         self._store.jobs.request(project.key, kind)
         self._wake()
 
-    def _apply(self, action: str, number: int, payload: Mapping[str, Any]) -> str:
+    def _apply(self, action: str, number: int, payload: Mapping[str, Any], host: str | None) -> str:
         described = payload["project"] if isinstance(payload.get("project"), Mapping) else {}
-        project = self.project(number, self._config(described, number), _text(described.get("title")) or "")
+        config, title = self._config(described, number), _text(described.get("title")) or ""
+        project = self.project(number, config, title, host)
         if action == "START_TRAINING":
             return "training asked for" if self._ask_for_training(project) else "no training without a credential"
         if action == "TASKS_DELETED":
@@ -204,7 +210,8 @@ class Intake:
             return None
 
     def _train_if_due(self, project: Project) -> bool:
-        due = self._store.training_is_due(project.key, self._settings.train_after)
+        train_after = self._store.settings_of(project, self._settings).train_after
+        due = self._store.training_is_due(project.key, train_after)
         return due and self._ask_for_training(project)
 
     def _score_if_due(self, project: Project, tasks: Sequence[Mapping[str, Any]]) -> None:
@@ -225,9 +232,9 @@ class Intake:
             self.request(project, JobKind.SCORE)
 
     def _ask_for_training(self, project: Project) -> bool:
-        if self._settings.label_studio_api_key is None:
+        if self._store.settings_of(project, self._settings).label_studio_api_key is None:
             # What an event says counts when it has been read from Label Studio, which takes a credential.
-            log.warning("Project %s is not trained: LOOKHERE_LABEL_STUDIO_API_KEY is not set.", project.number)
+            log.warning("Project %s is not trained: no token of %s is set.", project.number, project.host)
             return False
         self._store.ask_for_training(project.key)
         self._wake()

@@ -4,15 +4,98 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, IPvAnyNetwork, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 log = logging.getLogger(__name__)
 
 _SHORTEST_SECRET = 16
+
+
+Strategy = Literal[
+    "representative",
+    "combined",
+    "placed",
+    "random",
+    "entropy",
+    "margin",
+    "confidence",
+    "confident",
+    "mixture",
+    "kcentre",
+    "kmeans++",
+    "typiclust",
+    "learned",
+]
+"""How the next images are chosen; `docs/benchmarks.md` compares them."""
+
+
+class Server(BaseModel):
+    """A Label Studio server beside the first one.
+
+    Attributes:
+        url: its address as this backend reaches it.
+        api_key: a token of a user there. It is sent to this server alone.
+        public_url: its address as browsers see it, where that is another one.
+        backend_url: address of this backend as that server reaches it. Default: as the first one does.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    url: str
+    api_key: SecretStr | None = None
+    public_url: str | None = None
+    backend_url: str | None = None
+
+    @field_validator("url", "public_url", "backend_url")
+    @classmethod
+    def _plain(cls, value: str | None) -> str | None:
+        return _address(value)
+
+    @field_validator("api_key")
+    @classmethod
+    def _none_where_blank(cls, value: SecretStr | None) -> SecretStr | None:
+        return _secret(value)
+
+
+class OwnSettings(BaseModel):
+    """What one project may have otherwise than the others; None is what the backend is set to."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    backbone: str | None = Field(None, pattern=r"^[a-z][a-z0-9_]{0,39}$")
+    image_size: int | None = Field(None, ge=32, le=1024)
+    train_after: int | None = Field(None, ge=1, le=1_000_000)
+    strategy: Strategy | None = None
+    time_budget_s: float | None = Field(None, gt=0, allow_inf_nan=False)
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any], *, texts: bool = False) -> Self:
+        """Read settings that somebody gives.
+
+        Args:
+            values: by name; None for what the backend is set to.
+            texts: whether they come as texts, from a command line.
+
+        Raises:
+            ValueError: if one is unknown or not possible; says which, and what is.
+        """
+        # None is no text, and a name that is unknown is refused whatever its value.
+        given = {
+            name: "" if value is None else value
+            for name, value in values.items()
+            if value is not None or name not in cls.model_fields
+        }
+        try:
+            return cls.model_validate_strings(given) if texts else cls.model_validate(values, strict=True)
+        except ValidationError as error:
+            faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+            raise ValueError(f"Expected any of the settings {', '.join(cls.model_fields)}, got {faults}.") from error
 
 
 class Settings(BaseSettings):
@@ -30,6 +113,11 @@ class Settings(BaseSettings):
     )
     label_studio_public_url: str | None = Field(
         None, description="Address of Label Studio as browsers see it, where that is another one; for CORS."
+    )
+    label_studio_servers: tuple[Server, ...] = Field(
+        (),
+        description="Further Label Studio servers, as a JSON list of objects with `url`, `api_key` and, where they "
+        "differ, `public_url` and `backend_url`.",
     )
     public_url: str = Field(
         "http://localhost:9090",
@@ -68,7 +156,9 @@ class Settings(BaseSettings):
     keep_versions: int = Field(
         20, ge=2, description="Versions of a project that are kept; the active one and the one before it always are."
     )
+    strategy: Strategy = Field("representative", description="How the next images are chosen.")
     time_budget_s: float = Field(600.0, gt=0, description="Longest time in seconds that one fit may take.")
+    jobs_at_once: int = Field(2, ge=1, le=64, description="Projects that are read, trained or scored at the same time.")
     seed: int = Field(0, description="Seed of initialisation, shuffling and augmentation.")
 
     image_timeout_s: float = Field(20.0, gt=0, description="Longest time in seconds to fetch one image.")
@@ -95,15 +185,12 @@ class Settings(BaseSettings):
     @field_validator("label_studio_url", "label_studio_public_url", "public_url", "backend_url")
     @classmethod
     def _no_trailing_slash(cls, value: str | None) -> str | None:
-        if value and urlsplit(value).username is not None:
-            raise ValueError("an address with user or password is no place for them: it is shown and logged")
-        return value.rstrip("/") if value else value
+        return _address(value)
 
     @field_validator("label_studio_api_key", "secret")
     @classmethod
     def _none_where_blank(cls, value: SecretStr | None) -> SecretStr | None:
-        stripped = value.get_secret_value().strip() if value is not None else ""
-        return SecretStr(stripped) if stripped else None
+        return _secret(value)
 
     @field_validator("secret")
     @classmethod
@@ -120,9 +207,46 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{self.data_dir / 'lookhere.sqlite3'}"
 
     @property
+    def hosts(self) -> tuple[str, ...]:
+        """Addresses of all Label Studio servers, the first one first."""
+        return (self.label_studio_url, *(server.url for server in self.label_studio_servers))
+
+    def at(self, host: str, own: Mapping[str, Any] | None = None) -> Self:
+        """The settings that hold for a project: of its Label Studio server, and its own.
+
+        Args:
+            host: address of its server. The credentials of other servers are not among what is returned.
+            own: what the project has otherwise, by name.
+        """
+        server = next((one for one in self.label_studio_servers if one.url == host), None)
+        if server is not None:
+            theirs: dict[str, Any] = {
+                "label_studio_api_key": server.api_key,
+                "label_studio_public_url": server.public_url,
+                "backend_url": server.backend_url or self.backend_url,
+            }
+        elif host == self.label_studio_url:
+            theirs = {}
+        else:
+            # Known from before: no credential that is set may be sent there.
+            theirs = {"label_studio_api_key": None, "label_studio_public_url": None}
+        return self.model_copy(update={"label_studio_url": host, "label_studio_servers": (), **theirs, **(own or {})})
+
+    @property
     def url_for_label_studio(self) -> str:
         """Address under which Label Studio reaches this backend."""
         return self.backend_url or self.public_url
+
+
+def _address(value: str | None) -> str | None:
+    if value and urlsplit(value).username is not None:
+        raise ValueError("an address with user or password is no place for them: it is shown and logged")
+    return value.rstrip("/") if value else value
+
+
+def _secret(value: SecretStr | None) -> SecretStr | None:
+    stripped = value.get_secret_value().strip() if value is not None else ""
+    return SecretStr(stripped) if stripped else None
 
 
 def host_to_listen_on(settings: Settings) -> str:

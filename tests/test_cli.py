@@ -85,3 +85,21 @@ def test_who_agrees_with_whom_and_what_is_to_be_looked_at_again(store: Store) ->
         f"{HOST}/projects/1/data?task=6  annotators chose different classes\n"
     )
     assert lookhere("review", "--project", "2").output == ""
+
+
+@pytest.mark.usefixtures("store")
+def test_a_projects_settings_are_shown_and_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOKHERE_LABEL_STUDIO_SERVERS", '[{"url": "http://other.example/"}]')
+    other = ("--server", "http://other.example")
+    assert "train_after=16\n" in lookhere("settings", "--project", "1").output
+    changed = lookhere("settings", "--project", "1", *other, "train_after=3", "strategy=entropy").output
+    assert "train_after=3  (its own)\n" in changed
+    assert "strategy=entropy  (its own)\n" in changed
+    assert "(its own)" not in lookhere("settings", "--project", "1").output
+    assert "train_after=16\n" in lookhere("settings", "--project", "1", *other, "train_after=").output
+    assert "colour: Extra inputs" in lookhere("settings", "--project", "1", "colour=").output
+    refused = lookhere("settings", "--project", "1", "train_after=many")
+    assert refused.exit_code == 1
+    assert "train_after: Input should be a valid integer" in refused.output
+    elsewhere = lookhere("settings", "--project", "1", "--server", "http://evil.example")
+    assert f"Expected one of the Label Studio servers {HOST}, http://other.example" in elsewhere.output

@@ -39,6 +39,18 @@ class Context:
         """Open the state that the settings name."""
         return cls(settings, Store.open(settings))
 
+    def of(self, project: Project) -> Self:
+        """The same for one project: with its Label Studio server, its credential, and its own settings."""
+        settings = self.store.settings_of(project, self.settings)
+        if settings not in self._of_settings:
+            self._of_settings[settings] = type(self)(settings, self.store)
+        return self._of_settings[settings]
+
+    @cached_property
+    def _of_settings(self) -> dict[Settings, Self]:
+        # Kept, since a client keeps its access token and its connections.
+        return {}
+
     @cached_property
     def client(self) -> LabelStudioClient | None:
         """The way to Label Studio; None while no credential is set."""
@@ -77,8 +89,7 @@ class Context:
         Raises:
             LookhereError: if it cannot be had.
         """
-        del project  # one Label Studio server for all of them
-        return self.images.fetch(task.image, task.id)
+        return self.of(project).images.fetch(task.image, task.id)
 
     def fetch_all(self, project: Project, tasks: Sequence[Task]) -> list[Path | None]:
         """The paths of many tasks' images, in order; None, with a warning, where one cannot be had."""

@@ -27,7 +27,7 @@ _NICENESS = 10
 
 
 class LocalEngine:
-    """Takes queued jobs, one at a time, and runs each in a process of its own.
+    """Takes queued jobs, of each project one at a time, and runs each in a process of its own.
 
     Any number of engines may share one database: a job is leased to one of them, and taken up by another when the
     lease runs out.
@@ -43,12 +43,16 @@ class LocalEngine:
         self._worker = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
         self._wanted = Event()
         self._closed = Event()
-        self._thread: Thread | None = None
+        self._at_once = settings.jobs_at_once
+        self._threads: list[Thread] = []
 
     def start(self) -> None:
-        """Begin to take jobs, in a thread."""
-        self._thread = Thread(target=self._take_jobs, name="jobs", daemon=True)
-        self._thread.start()
+        """Begin to take jobs, in threads: while one waits for its Label Studio, another project goes on."""
+        self._threads = [
+            Thread(target=self._take_jobs, name=f"jobs-{number}", daemon=True) for number in range(self._at_once)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def wake(self) -> None:
         """Look for a job now."""
@@ -58,16 +62,19 @@ class LocalEngine:
         """Stop taking jobs; a running one is interrupted, and taken up again at the next start."""
         self._closed.set()
         self._wanted.set()
-        if self._thread is not None:
-            self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
-    def run_next(self) -> Job | None:
+    def run_next(self, project: int | None = None) -> Job | None:
         """Run one job to its end, here and now.
+
+        Args:
+            project: ``Project.key`` of the only project whose jobs are taken; None for any.
 
         Returns:
             The job as it ended; None where none was queued.
         """
-        job = self._jobs.claim(self._worker, _LEASE_S)
+        job = self._jobs.claim(self._worker, _LEASE_S, project)
         if job is None:
             return None
         log.info("Job %s: %s of project %s begins (attempt %s)", job.id, job.kind, job.project, job.attempts)
@@ -166,6 +173,7 @@ def _use_case(settings: Settings, job: Job, report: Any) -> None:
 
     context = Context.open(settings)
     project = context.store.projects.get(job.project)
+    context = context.of(project)
     if job.kind is JobKind.SYNC:
         sync(context, project, report)
     elif job.kind is JobKind.TRAIN:

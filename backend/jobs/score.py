@@ -50,7 +50,13 @@ def score(context: Context, project: Project, report: Report) -> None:
     annotated = np.array([item.annotated for item in items], bool)
     predictions = [one.prediction for one in said]
     contested = np.array([item.contested for item in items], bool)
-    fresh = scores(predictions, annotated.tolist(), [_corrected(item) for item in items], contested.tolist())
+    fresh = scores(
+        predictions,
+        annotated.tolist(),
+        [_corrected(item) for item in items],
+        contested.tolist(),
+        context.settings.strategy,
+    )
     # One more annotator is to decide them: they are served like those that nobody has seen.
     done = annotated & ~contested
     served = np.array([one.score for one in said])

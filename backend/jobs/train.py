@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version as installed
+from typing import Any
 
 from backend.domain import Example, Guidance, JobKind, LookhereError, ModelVersion, Project
 from backend.guidance.classifier import Classifier, create, device_of, load, save
@@ -19,6 +20,7 @@ from backend.jobs.context import Context, Report
 from backend.jobs.reconcile import reconcile
 from backend.labelstudio.client import LabelStudioError
 from backend.labelstudio.labelconfig import read_roles
+from backend.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +85,7 @@ def train(context: Context, project: Project, report: Report) -> ModelVersion:
     refused = worse(metrics, served) if served else None
     card = {
         "backbone": classifier.spec.backbone,
+        "wanted": _wanted(settings),
         "classes": list(classes),
         "parent": active.name if active else None,
         "revision": revision,
@@ -136,8 +139,10 @@ def examples(context: Context, project: Project, guidance: Sequence[Guidance], c
 
 
 def starting_point(context: Context, active: ModelVersion | None, classes: Sequence[str]) -> Classifier:
-    """The classifier that a training starts from: the active version, or a new one where the classes have changed."""
-    if active is not None:
+    """The classifier that a training starts from: the active version, or a new one where another kind is wanted."""
+    if active is not None and active.card.get("wanted", _wanted(context.settings)) != _wanted(context.settings):
+        log.warning("Another classifier than version %s is wanted; it starts anew.", active.name)
+    elif active is not None:
         classifier = load(active.folder, device_of(context.settings.device))
         if classifier.spec.classes == tuple(classes):
             return classifier
@@ -145,6 +150,11 @@ def starting_point(context: Context, active: ModelVersion | None, classes: Seque
     settings = context.settings
     start = create(settings.backbone, tuple(classes), settings.image_size, settings.weights, settings.seed)
     return start.to(device_of(settings.device))
+
+
+def _wanted(settings: Settings) -> list[Any]:
+    """What of a classifier is set: one that has it already is taken further, another one starts anew."""
+    return [settings.backbone, settings.image_size]
 
 
 def _reconciled(context: Context, project: Project, report: Report) -> Project:

@@ -41,37 +41,35 @@ class UseCases:
     """What the contract needs done.
 
     Attributes:
-        project: makes the project of a Label Studio number known: (number, label config or None) to project.
+        project: makes the project of a Label Studio number known: (number, label config or None, host or None for the
+            first server) to project.
         project_of_key: our own id to project, None where there is none.
-        receive: takes in one webhook event; it is on disk when this returns.
+        receive: takes in one webhook event, from a host or None for the first server; it is on disk when this returns.
         active_version: project key to the name of the version served, None where there is none.
         versions: the names of the versions of one project, by its key, or of all.
         answers: predictions and drawings.
         secret: what opens the backend, and what heat-map links are signed with.
-        label_studio_address: Label Studio as browsers see it, for CORS.
+        label_studio_address: the Label Studio of a host, or None for the first one, as browsers see it; for CORS.
         most_tasks: how many one request may ask predictions of.
     """
 
-    project: Callable[[int, str | None], Project]
+    project: Callable[[int, str | None, str | None], Project]
     project_of_key: Callable[[int], Project | None]
-    receive: Callable[[Mapping[str, Any]], None]
+    receive: Callable[[Mapping[str, Any], str | None], None]
     active_version: Callable[[int], str | None]
     versions: Callable[[int | None], Sequence[str]]
     answers: Answers
     secret: bytes
-    label_studio_address: str
+    label_studio_address: Callable[[str | None], str]
     most_tasks: int = 10_000
 
 
 def contract(use: UseCases) -> Blueprint:
     """The routes of a Label Studio ML backend. Before them stands a gate that says in ``g.caller`` who asks."""
     routes = Blueprint("contract", __name__)
-    parts = urlsplit(use.label_studio_address)
-    origin = f"{parts.scheme}://{parts.netloc}"
 
     def opened(number: int, config: str | None) -> Project:
-        need_project(g.caller, number, use.project_of_key)
-        return use.project(number, config)
+        return use.project(number, config, need_project(g.caller, number, use.project_of_key))
 
     @routes.get("/health")
     def health() -> Response:
@@ -79,14 +77,14 @@ def contract(use: UseCases) -> Blueprint:
 
     @routes.post("/setup")
     def setup() -> Response:
-        body = _body()
+        body = json_body()
         project = opened(project_number(body.get("project")), _config(body.get("schema")))
         read_roles(project.label_config)
         return jsonify({"model_version": use.active_version(project.key) or UNTRAINED})
 
     @routes.post("/predict")
     def predict() -> Response:
-        body = _body()
+        body = json_body()
         tasks = _tasks(body.get("tasks"), use.most_tasks)
         params = body.get("params")
         project = opened(_project_of(body, tasks), _config(body.get("label_config")))
@@ -97,9 +95,8 @@ def contract(use: UseCases) -> Blueprint:
 
     @routes.post("/webhook")
     def webhook() -> tuple[Response, int]:
-        event = _body()
-        need_project(g.caller, number_of_project(event), use.project_of_key)
-        use.receive(event)
+        event = json_body()
+        use.receive(event, need_project(g.caller, number_of_project(event), use.project_of_key))
         return jsonify({"status": "ok"}), 201
 
     @routes.get("/versions")
@@ -128,7 +125,9 @@ def contract(use: UseCases) -> Blueprint:
     @routes.after_request
     def allow_label_studio(response: Response) -> Response:
         if request.path.startswith("/heat/"):
-            response.headers["Access-Control-Allow-Origin"] = origin
+            project = use.project_of_key((request.view_args or {}).get("key", 0))
+            parts = urlsplit(use.label_studio_address(project.host if project else None))
+            response.headers["Access-Control-Allow-Origin"] = f"{parts.scheme}://{parts.netloc}"
             response.headers["Vary"] = "Origin"
         return response
 
@@ -150,7 +149,7 @@ def project_number(value: Any) -> int:
     return int(text)
 
 
-def need_project(caller: Caller, number: int | None, project_of_key: Callable[[int], Project | None]) -> None:
+def need_project(caller: Caller, number: int | None, project_of_key: Callable[[int], Project | None]) -> str | None:
     """See that a project opens to a caller.
 
     Args:
@@ -158,17 +157,26 @@ def need_project(caller: Caller, number: int | None, project_of_key: Callable[[i
         number: Label Studio's id of the project that is asked about, None where none is named.
         project_of_key: our own id to project, None where there is none.
 
+    Returns:
+        The address of the Label Studio that the caller's own project is of; None for an owner, who means the first one.
+
     Raises:
         Forbidden: if it is another project than the caller's own.
     """
     if caller.project is None:
-        return
+        return None
     own = project_of_key(caller.project)
     if own is None or own.number != number:
         raise Forbidden(f"This credential opens project {own.number if own else None} alone, not project {number}.")
+    return own.host
 
 
-def _body() -> Mapping[str, Any]:
+def json_body() -> Mapping[str, Any]:
+    """The JSON object that is the body of the request.
+
+    Raises:
+        HTTPException: if it is none, or is not declared as one.
+    """
     if request.content_encoding:
         raise UnsupportedMediaType(f"Expected a body as it is, got one encoded as {request.content_encoding!r:.80}.")
     # Of another type, a stranger's page could send it from an annotator's browser unasked.

@@ -38,15 +38,15 @@ class Behind:
 
     Attributes:
         answers: predictions of the active versions.
-        project: makes a project known: (number, label config or None) to project.
+        project: makes a project known: (number, label config or None, host or None for the first server) to project.
         project_of_key: our own id to project, None where there is none.
-        receive: takes in one event.
+        receive: takes in one event, from a host or None for the first server.
     """
 
     answers: Answers
-    project: Callable[[int, str | None], Project]
+    project: Callable[[int, str | None, str | None], Project]
     project_of_key: Callable[[int], Project | None]
-    receive: Callable[[Mapping[str, Any]], None]
+    receive: Callable[[Mapping[str, Any], str | None], None]
 
 
 class Lookhere(LabelStudioMLBase):  # type: ignore[misc] # label-studio-ml has no types
@@ -73,21 +73,22 @@ class Lookhere(LabelStudioMLBase):  # type: ignore[misc] # label-studio-ml has n
         number = tasks[0].get("project")
         if not isinstance(number, int):
             raise LookhereError(f"Expected tasks with the number of their 'project', got {number!r}.")
+        host = None
         if has_request_context():
             try:
-                need_project(request.environ[_CALLER], number, behind.project_of_key)
+                host = need_project(request.environ[_CALLER], number, behind.project_of_key)
             except Forbidden as error:
                 # label-studio-ml would make of it a 500 with the trace.
                 log.warning("Declined %d tasks: %s", len(tasks), error.description)
                 return [declined() for _ in tasks]
-        project = behind.project(number, None)
+        project = behind.project(number, None, host)
         if context is not None:
             return [behind.answers.to_click(project, tasks, context)]
         return behind.answers.to_tasks(project, tasks)
 
     def process_event(self, event: str, data: Mapping[str, Any], *_: Any, **__: Any) -> dict[str, str]:
         """Take in an event of any kind (1.0.9 and 2.x call this for webhooks)."""
-        type(self).behind().receive({"action": event, **data})
+        type(self).behind().receive({"action": event, **data}, None)
         return {"status": "ok"}
 
     def fit(self, *_: Any, event: str = "", data: Mapping[str, Any] | None = None, **__: Any) -> dict[str, str]:

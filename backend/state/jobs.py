@@ -42,12 +42,13 @@ class Jobs:
                 row = connection.execute(select(table).where(table.c.id == number)).one()
             return _job(row)
 
-    def claim(self, worker: str, lease_s: float) -> Job | None:
+    def claim(self, worker: str, lease_s: float, project: int | None = None) -> Job | None:
         """Take the oldest job whose project has none running.
 
         Args:
             worker: who takes it.
             lease_s: for how many seconds, unless renewed.
+            project: ``Project.key`` of the only project that may be; None for any.
 
         Returns:
             The job, now running; None where there is none to take.
@@ -56,6 +57,8 @@ class Jobs:
             _take_back_lost(connection)
             busy = select(table.c.project).where(table.c.state == JobState.RUNNING)
             free = table.c.state.in_([JobState.QUEUED, JobState.INTERRUPTED]) & table.c.project.not_in(busy)
+            if project is not None:
+                free &= table.c.project == project
             row = connection.execute(select(table).where(free).order_by(table.c.id).limit(1)).first()
             if row is None:
                 return None

@@ -6,18 +6,22 @@ import contextlib
 import os
 import secrets
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from backend.domain import JobKind, LookhereError
-from backend.settings import Settings
+from backend.domain import JobKind, LookhereError, Project
+from backend.settings import OwnSettings, Settings
 from backend.state.annotations import Annotations, Events
 from backend.state.database import Database
 from backend.state.jobs import Jobs
 from backend.state.pools import Pools
 from backend.state.projects import Projects
 from backend.state.versions import Versions
+
+_OWN = "own."
+"""What the names of a project's own settings begin with among its options."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,50 @@ class Store:
             pools=Pools(settings.data_dir / "pools"),
         )
 
+    def settings_of(self, project: Project, settings: Settings) -> Settings:
+        """The settings that hold for a project: of its Label Studio server, and its own.
+
+        Args:
+            project: whose.
+            settings: of the backend.
+        """
+        return settings.at(project.host, self.own_settings(project))
+
+    def own_settings(self, project: Project) -> dict[str, Any]:
+        """What a project has otherwise than the backend is set to, by name."""
+        options = self.projects.options(project.key)
+        return {name: options[_OWN + name] for name in OwnSettings.model_fields if _OWN + name in options}
+
+    def settings_json(self, project: Project, settings: Settings) -> dict[str, Any]:
+        """The settings that hold for a project, and the names of those that are its own; JSON values.
+
+        Args:
+            project: whose.
+            settings: of the backend.
+        """
+        holding = self.settings_of(project, settings)
+        return {
+            "settings": {name: getattr(holding, name) for name in OwnSettings.model_fields},
+            "own": sorted(self.own_settings(project)),
+        }
+
+    def change_settings(self, project: Project, changes: Mapping[str, Any], *, texts: bool = False) -> None:
+        """Change settings of one project; they hold from its next job on.
+
+        Args:
+            project: whose.
+            changes: by name; None for what the backend is set to.
+            texts: whether they come as texts, from a command line.
+
+        Raises:
+            LookhereError: if one is unknown or not possible; then none is changed.
+        """
+        try:
+            read = OwnSettings.read(changes, texts=texts)
+        except ValueError as error:
+            raise LookhereError(str(error)) from error
+        self.projects.set_options(project.key, {_OWN + name: getattr(read, name) for name in changes})
+
     def ask_for_training(self, project: int) -> None:
         """Ask for a training on all that the project knows by now.
 
@@ -98,3 +146,22 @@ class Store:
         if not secret:
             raise LookhereError(f"Expected a secret in {path}, got an empty file; remove it, and a new one is made.")
         return secret
+
+
+def known_host(settings: Settings, named: str | None) -> str:
+    """The address of a Label Studio server that the settings name.
+
+    Args:
+        settings: of the backend.
+        named: its address; None for the first one.
+
+    Raises:
+        LookhereError: if it is none of them.
+    """
+    host = settings.label_studio_url if named is None else named.rstrip("/")
+    if host not in settings.hosts:
+        raise LookhereError(
+            f"Expected one of the Label Studio servers {', '.join(settings.hosts)}, got {host!r:.200}; "
+            "LOOKHERE_LABEL_STUDIO_SERVERS names further ones."
+        )
+    return host

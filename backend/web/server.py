@@ -18,6 +18,7 @@ from backend.serving import Serving
 from backend.settings import Settings, host_to_listen_on
 from backend.web.app import create_app
 from backend.web.jobs import job_routes
+from backend.web.projects import projects
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +37,16 @@ class Backend:
         self._engine: Engine = LocalEngine(settings, self._context.store)
         self._intake = Intake(settings, self._context.store, self._engine.wake)
         self.use_cases = self._use_cases(settings)
-        self.app = create_app(self.use_cases, job_routes(self._context.store.jobs), largest_body=settings.largest_body)
+        store = self._context.store
+        self.app = create_app(
+            self.use_cases, job_routes(store.jobs), projects(settings, store), largest_body=settings.largest_body
+        )
 
     def start(self) -> None:
         """Load the classifiers, take up the jobs, and read from Label Studio what was missed meanwhile."""
         self._serving.warm_up()
-        if self._context.client is not None:
-            for project in self._context.store.projects.all():
+        for project in self._context.store.projects.all():
+            if self._context.of(project).client is not None:
                 self._context.store.jobs.request(project.key, JobKind.SYNC)
         self._engine.start()
 
@@ -62,15 +66,19 @@ class Backend:
             keys = [project.key for project in store.projects.all()] if only is None else [only]
             return [version.name for key in keys for version in store.versions.list(key)]
 
+        def address(host: str | None) -> str:
+            theirs = settings.at(host) if host else settings
+            return theirs.label_studio_public_url or theirs.label_studio_url
+
         return UseCases(
-            project=intake.project,
+            project=lambda number, config, host: intake.project(number, config, host=host),
             project_of_key=store.projects.find_key,
             receive=intake.receive,
             active_version=active_name,
             versions=names,
             answers=Answers(self._serving, store.versions.active, context.fetch, store.annotations),
             secret=context.secret,
-            label_studio_address=settings.label_studio_public_url or settings.label_studio_url,
+            label_studio_address=address,
             most_tasks=settings.most_tasks,
         )
 

@@ -21,6 +21,7 @@ from backend.settings import Settings
 from backend.state.store import Store
 from backend.web.app import create_app
 from backend.web.jobs import job_routes
+from backend.web.projects import projects
 
 SECRET = b"a secret of the tests"
 LARGEST_BODY = 2**20
@@ -106,16 +107,17 @@ def backend_with(settings: Settings, folder: Path) -> Running:
 
     app = create_app(
         UseCases(
-            project=intake.project,
+            project=lambda number, config, host: intake.project(number, config, host=host),
             project_of_key=store.projects.find_key,
             receive=intake.receive,
             active_version=active_name,
             versions=lambda only: [one.name for key in keys(only) for one in store.versions.list(key)],
             answers=Answers(predictor, store.versions.active, fetch, store.annotations),
             secret=SECRET,
-            label_studio_address=settings.label_studio_url,
+            label_studio_address=lambda host: host or settings.label_studio_url,
         ),
         job_routes(store.jobs),
+        projects(settings, store),
         largest_body=LARGEST_BODY,
     )
     app.test_client_class = OwnersClient
