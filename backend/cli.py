@@ -172,6 +172,19 @@ def settings(context: Context, project: Project, changes: tuple[str, ...]) -> No
 
 
 @main.command()
+@click.option("--format", "form", type=click.Choice(["torchscript", "onnx"]), default="torchscript", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write into.")
+@_with_project
+def export(context: Context, project: Project, form: str, out: Path) -> None:
+    """Write the active classifier with its card, ready for use elsewhere, and the clicks as a table."""
+    from backend.guidance.exporting import Format
+    from backend.jobs.export import export_project
+
+    for path in export_project(context, project, Format(form), out):
+        click.echo(path)
+
+
+@main.command()
 @_with_project
 def annotators(context: Context, project: Project) -> None:
     """Tell how far each annotator agrees with the others; docs/teams.md says how it is measured."""

@@ -90,6 +90,21 @@ def votes(annotations: Iterable[Annotation]) -> list[Annotation]:
     return list(latest.values())
 
 
+def weight_of(click: Click, of: Annotation, annotations: Iterable[Annotation], merged: Guidance) -> float:
+    """What a click counts in what its task teaches, in [0, 1]; 0 where its annotation does not count.
+
+    Args:
+        click: as it was made.
+        of: the annotation that it is of.
+        annotations: all of the task.
+        merged: what :func:`merge` made of them.
+    """
+    if of not in votes(annotations):
+        return 0.0
+    same = (one for one in merged.clicks if one.role is click.role)
+    return min(same, key=lambda one: (one.x - click.x) ** 2 + (one.y - click.y) ** 2).agreement
+
+
 def _label(task: Task, counting: Sequence[Annotation]) -> str | None:
     votes = Counter(one.label for one in counting if one.label is not None).most_common()
     if not votes:
