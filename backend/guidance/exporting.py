@@ -35,6 +35,9 @@ class Format(StrEnum):
 class _Whole(nn.Module):
     """Pixels to probabilities: with the normalisation before and the softmax behind."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.classifier = classifier

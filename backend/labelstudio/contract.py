@@ -21,7 +21,7 @@ from werkzeug.exceptions import BadRequest, Forbidden, RequestEntityTooLarge, Un
 
 from backend.domain import LookhereError, Project
 from backend.labelstudio.access import Caller
-from backend.labelstudio.annotations import number_of_project
+from backend.labelstudio.annotations import number_of_project, smart_clicks
 from backend.labelstudio.labelconfig import read_roles
 from backend.labelstudio.links import verify
 
@@ -86,9 +86,12 @@ def contract(use: UseCases) -> Blueprint:
     def predict() -> Response:
         body = json_body()
         tasks = _tasks(body.get("tasks"), use.most_tasks)
-        params = body.get("params")
-        project = opened(_project_of(body, tasks), _config(body.get("label_config")))
+        params, config = body.get("params"), _config(body.get("label_config"))
         context = params.get("context") if isinstance(params, Mapping) else None
+        if isinstance(context, Mapping) and config is not None:
+            # Clicks without a place are refused before the project's new config is kept.
+            smart_clicks(context, read_roles(config))
+        project = opened(_project_of(body, tasks), config)
         if isinstance(context, Mapping):
             return jsonify({"results": [use.answers.to_click(project, tasks, context)]})
         return jsonify({"results": use.answers.to_tasks(project, tasks)})
