@@ -99,7 +99,7 @@ def test_no_header_and_no_body_makes_the_server_fail(running: Context) -> None:
         for header in ("Authorization: Bearer ", "Authorization: Basic ", f"{WEBHOOK_HEADER}: 1."):
             status = answered(where, b"GET /versions HTTP/1.1\r\nHost: a\r\n" + header.encode() + wrong + b"\r\n\r\n")
             # A control character is no HTTP: refused before anybody looks at the header.
-            assert status == 401 or (status == 400 and wrong < b" "), (header, wrong, status)
+            assert status == 401 or (status == 400 and (wrong < b" " or wrong == b"\x7f")), (header, wrong, status)
     owner = {"Authorization": f"Bearer {running.secret.decode()}", "Content-Type": "application/json"}
     for body in (b" " * 200_001, iter([b" " * 100_000] * 3)):
         assert httpx.post(f"{running.settings.public_url}/webhook", headers=owner, content=body).status_code == 413
