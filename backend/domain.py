@@ -56,6 +56,13 @@ class Click:
     agreement: float = 1.0
 
 
+REGION_SIDE = 128
+"""Cells in a row and in a column of a region's grid, stretched over the upright image."""
+
+Region = bytes
+"""What somebody outlined: the cells of its grid row by row, eight to a byte, the first in its highest bit."""
+
+
 @dataclass(frozen=True)
 class Task:
     """A Label Studio task.
@@ -88,6 +95,7 @@ class Annotation:
         skipped: the annotator declined (``was_cancelled``); such an annotation teaches nothing, whatever it holds.
         ground_truth: marked as ground truth in Label Studio.
         editor: Label Studio's user id of who changed it last (``updated_by``), None where it is absent.
+        region: what was outlined to be looked at; None where nothing was.
     """
 
     id: int
@@ -101,6 +109,7 @@ class Annotation:
     skipped: bool = False
     ground_truth: bool = False
     editor: int | None = None
+    region: Region | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +123,8 @@ class Guidance:
         annotated: whether any annotation that counts (not skipped) stands behind it.
         contested: whether its annotators chose different classes, none of them most often. It teaches nothing, and
             comes first in the order.
-        contradicted: whether a "Look here" lies where an "Ignore" lies.
+        contradicted: whether a "Look here", or a region, lies where an "Ignore" lies.
+        region: the object, as most of those outlined it who did; None where nobody did.
     """
 
     task: Task
@@ -123,6 +133,7 @@ class Guidance:
     annotated: bool = False
     contested: bool = False
     contradicted: bool = False
+    region: Region | None = None
 
     @property
     def review(self) -> str:

@@ -10,9 +10,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version as installed
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from backend.domain import Example, Guidance, JobKind, LookhereError, ModelVersion, Project
+import numpy as np
+
+from backend.domain import REGION_SIDE, Example, Guidance, JobKind, LookhereError, ModelVersion, Project, Region
 from backend.guidance.classifier import Classifier, create, device_of, load, save
 from backend.guidance.metrics import Metrics, evaluate
 from backend.guidance.training import FitSettings, fit
@@ -21,6 +23,9 @@ from backend.jobs.reconcile import reconcile
 from backend.labelstudio.client import LabelStudioError
 from backend.labelstudio.labelconfig import read_roles
 from backend.settings import Settings
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +96,7 @@ def train(context: Context, project: Project, report: Report) -> ModelVersion:
         "revision": revision,
         "data": _data_hash(guidance),
         "images": len(split.training),
-        "clicked": sum(bool(example.clicks) for example in split.training),
+        "clicked": sum(example.guides for example in split.training),
         "fit": asdict(fit_settings),
         "metrics": metrics.to_json(),
         "parent_metrics": served.to_json() if served else None,
@@ -125,14 +130,15 @@ def examples(context: Context, project: Project, guidance: Sequence[Guidance], c
     index = {name: place for place, name in enumerate(classes)}
     taught = [item for item in guidance if item.label in index]
     paths = context.fetch_all(project, [item.task for item in taught])
-    hold_clicks = sum(bool(item.clicks) for item in taught) >= _FEWEST_CLICKED_TO_HOLD_OUT
+    hold_clicks = sum(bool(item.clicks) or item.region is not None for item in taught) >= _FEWEST_CLICKED_TO_HOLD_OUT
     training: list[Example] = []
     held_out: list[Example] = []
     for item, path in zip(taught, paths, strict=True):
         if path is None or item.label is None:
             continue
         # What contradiction has left nothing of says nothing, not even that somebody looked.
-        example = Example(path, index[item.label], tuple(click for click in item.clicks if click.agreement > 0))
+        clicks = tuple(click for click in item.clicks if click.agreement > 0)
+        example = Example(path, index[item.label], clicks, _mask(item.region))
         keep = _is_held_out(item.task.id) and (hold_clicks or not example.guides)
         (held_out if keep else training).append(example)
     return Split(training, held_out)
@@ -150,6 +156,13 @@ def starting_point(context: Context, active: ModelVersion | None, classes: Seque
     settings = context.settings
     start = create(settings.backbone, tuple(classes), settings.image_size, settings.weights, settings.seed)
     return start.to(device_of(settings.device))
+
+
+def _mask(region: Region | None) -> NDArray[np.bool_] | None:
+    """(S, S), the cells of a region."""
+    if region is None:
+        return None
+    return np.unpackbits(np.frombuffer(region, np.uint8)).reshape(REGION_SIDE, REGION_SIDE).astype(np.bool_)
 
 
 def _wanted(settings: Settings) -> list[Any]:
@@ -220,5 +233,5 @@ def _chance(one: float, other: float, count: int) -> float:
 
 
 def _data_hash(guidance: Sequence[Guidance]) -> str:
-    facts = sorted((item.task.id, item.task.image, item.label, repr(item.clicks)) for item in guidance)
+    facts = sorted((item.task.id, item.task.image, item.label, repr((item.clicks, item.region))) for item in guidance)
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

@@ -15,6 +15,7 @@ from typing import Any
 
 from backend.domain import Annotation, Click, ClickRole, LookhereError, Origin, Task
 from backend.labelstudio.labelconfig import Roles
+from backend.labelstudio.regions import read_region
 
 _ID_BOUND = 2**63
 """No database holds a larger one."""
@@ -88,6 +89,8 @@ def annotation_from_json(annotation: Any, roles: Roles) -> Annotation:
     regions = list(_regions(annotation.get("result"), number))
     label, label_origin = _class(regions, roles, from_prediction)
     present = [region.get("id") for region in regions]
+    # Ours come back as they went: they are no outline of anybody's.
+    placed = [region for region in regions if _origin(region, from_prediction) is not Origin.CONFIRMED]
     prediction = annotation.get("prediction")
     predicted = prediction.get("result") if isinstance(prediction, Mapping) else None
     gone = [region for region in _regions(predicted, number) if region.get("id") not in present]
@@ -97,6 +100,7 @@ def annotation_from_json(annotation: Any, roles: Roles) -> Annotation:
         rejected=_clicks(gone, roles, from_prediction),
         label=label,
         label_origin=label_origin,
+        region=read_region(placed, roles),
     )
 
 

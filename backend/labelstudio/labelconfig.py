@@ -21,6 +21,7 @@ HEAT_NAME = "heat"
 """Name of the image tag that shows where the classifier looks."""
 
 _ROLE = "lookhere"
+_REGION_TAGS = ("RectangleLabels", "PolygonLabels", "EllipseLabels", "BrushLabels")
 _ROLES = ("look", "ignore", "class", "attention", "image", HEAT_NAME)
 _KNOWN = "lookhere-known"
 _LOOK_WORDS = {"look", "focus", "attend", "positive", "yes", "foreground"}
@@ -62,6 +63,7 @@ class Roles:
         class_tag: name of the ``Choices`` that say the class.
         classes: its values, in order.
         known_field: key of the task data that may state the class already.
+        ignored_regions: labels of boxes, polygons, ellipses and masks that are to be ignored.
         brush_tag: name of the ``BrushLabels`` that show attention, None where there are none.
         brush_label: its label for attention, None where there is none.
         brush_ignore_label: its label for an ignored segment; ``brush_label`` where there is no other.
@@ -75,6 +77,7 @@ class Roles:
     class_tag: str
     classes: tuple[str, ...]
     known_field: str
+    ignored_regions: tuple[str, ...] = ()
     brush_tag: str | None = None
     brush_label: str | None = None
     brush_ignore_label: str | None = None
@@ -109,6 +112,7 @@ def read_roles(xml: str) -> Roles:
         class_tag=_required(choices, "name"),
         classes=_names(_labels(choices, "Choice")),
         known_field=choices.get(_KNOWN, "").removeprefix("$") or _required(choices, "name"),
+        ignored_regions=_ignored_regions(root),
         brush_tag=_required(brush, "name") if brush is not None and shows else None,
         brush_label=_names(shows)[0] if shows else None,
         brush_ignore_label=_names(hides)[0] if hides else None,
@@ -236,6 +240,11 @@ def _brush_control(root: Element, image: str) -> Element | None:
     controls = [tag for tag in root.iter("BrushLabels") if image in tag.get("toName", "").split(",")]
     said = [tag for tag in controls if tag.get(_ROLE) == "attention"]
     return next(iter(tag for tag in said or controls if tag.get("name")), None)
+
+
+def _ignored_regions(root: Element) -> tuple[str, ...]:
+    labels = (label for tag in _REGION_TAGS for control in root.iter(tag) for label in _labels(control, "Label"))
+    return _names([label for label in labels if _means_ignore(label)])
 
 
 def _labels(control: Element, tag: str) -> Sequence[Element]:

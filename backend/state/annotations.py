@@ -6,7 +6,9 @@ one annotation the later ``updated_at`` wins, and what was removed stays removed
 
 from __future__ import annotations
 
+import base64
 import json
+import zlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -327,6 +329,7 @@ def _content(item: Annotation) -> dict[str, Any]:
     return {
         "annotator": item.annotator,
         "editor": item.editor,
+        "region": base64.b64encode(zlib.compress(item.region)).decode() if item.region is not None else None,
         "clicks": [_click_to_json(click) for click in item.clicks],
         "rejected": [_click_to_json(click) for click in item.rejected],
         "label": item.label,
@@ -342,6 +345,7 @@ def _annotation(row: Row[Any]) -> Annotation:
         task=row.task,
         annotator=content["annotator"],
         editor=content.get("editor"),
+        region=zlib.decompress(base64.b64decode(content["region"])) if content.get("region") else None,
         updated_at=row.updated_at,
         clicks=tuple(_clicks_from_json(content["clicks"])),
         rejected=tuple(_clicks_from_json(content["rejected"])),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from backend.domain import Annotation, Click, Guidance, Origin, Task
+from backend.domain import REGION_SIDE, Annotation, Click, ClickRole, Guidance, Origin, Region, Task
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,13 +70,15 @@ def merge(task: Task, annotations: Iterable[Annotation]) -> Guidance:
     counting = votes(annotations)
     label = _label(task, counting)
     clicks = _merged_clicks(counting)
+    region = _merged_region(counting)
     return Guidance(
         task,
         label,
         clicks,
         annotated=bool(counting),
         contested=label is None and any(one.label is not None for one in counting),
-        contradicted=any(_opposed(one, clicks) for one in clicks),
+        contradicted=any(_opposed(one, clicks) or _on(region, one) for one in clicks),
+        region=region,
     )
 
 
@@ -88,6 +90,23 @@ def votes(annotations: Iterable[Annotation]) -> list[Annotation]:
     for annotation in sorted(given, key=lambda one: (one.updated_at, one.id)):
         latest[("nobody", annotation.id) if annotation.annotator is None else annotation.annotator] = annotation
     return list(latest.values())
+
+
+def _merged_region(counting: Sequence[Annotation]) -> Region | None:
+    """The cells that at least half of those outlined who outlined any."""
+    outlined = [np.unpackbits(np.frombuffer(one.region, np.uint8)) for one in counting if one.region is not None]
+    if not outlined:
+        return None
+    most = np.mean(outlined, axis=0) >= _CONSENSUS
+    return np.packbits(most).tobytes() if most.any() else None
+
+
+def _on(region: Region | None, click: Click) -> bool:
+    """Whether an "Ignore" lies on what is outlined to be looked at."""
+    if region is None or click.role is not ClickRole.IGNORE:
+        return False
+    row, column = (min(int(share * REGION_SIDE), REGION_SIDE - 1) for share in (click.y, click.x))
+    return bool(np.unpackbits(np.frombuffer(region, np.uint8))[row * REGION_SIDE + column])
 
 
 def weight_of(click: Click, of: Annotation, annotations: Iterable[Annotation], merged: Guidance) -> float:

@@ -71,6 +71,8 @@ def test_everything_of_an_annotation_survives(store: Store) -> None:
         clicks=(look(0.1, 0.2), Click(0.3, 0.4, ClickRole.IGNORE, Origin.CORRECTED)),
         rejected=(look(0.5, 0.6, Origin.CONFIRMED),),
         ground_truth=True,
+        editor=5,
+        region=bytes(range(256)) * 8,
     )
     store.annotations.put(key, [full])
     assert store.annotations.annotations(key) == [full]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
-from backend.domain import Annotation, Click, ClickRole, Task
+from backend.domain import REGION_SIDE, Annotation, Click, ClickRole, Task
 from backend.state.consensus import SAME_PLACE, Agreement, agreements, click_agreement, kappa, merge
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -145,3 +145,21 @@ def test_the_latest_of_ones_own_answers_is_compared() -> None:
     task = [vote(1, "dog"), vote(1, "cat", task=1), vote(2, "cat")]
     later = Annotation(77, 1, 1, START + timedelta(hours=1), label="dog")
     assert {one.annotator: one.label for one in agreements([[*task, later]])} == {1: 0.0, 2: 0.0}
+
+
+def outline(left: float, right: float) -> bytes:
+    cells = np.zeros((REGION_SIDE, REGION_SIDE), bool)
+    cells[:, int(left * REGION_SIDE) : int(right * REGION_SIDE)] = True
+    return np.packbits(cells).tobytes()
+
+
+def test_of_several_outlines_the_part_stands_that_half_of_them_hold() -> None:
+    votes = [vote(number, region=outline(*ends)) for number, ends in enumerate([(0, 0.5), (0.25, 0.75), (0.25, 1)])]
+    assert merge(Task(1, "a.png"), [*votes, vote(9)]).region == outline(0.25, 0.75)
+    assert merge(Task(1, "a.png"), [vote(1)]).region is None
+
+
+def test_an_ignore_on_an_outlined_object_is_a_contradiction() -> None:
+    for place, expected in ((0.2, True), (0.8, False)):
+        merged = merge(Task(1, "a.png"), [vote(1, region=outline(0, 0.5)), vote(2, "cat", Click(place, 0.5, IGNORE))])
+        assert merged.contradicted is expected
