@@ -7,6 +7,7 @@ from http import HTTPStatus
 
 from flask import Blueprint, Flask, Response, jsonify
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import IntegerConverter, Map
 
 from backend.domain import LookhereError
 from backend.labelstudio.contract import UseCases, contract
@@ -29,6 +30,7 @@ def create_app(use: UseCases, *more: Blueprint, largest_body: int = 256 * 2**20)
     """
     app = Flask("lookhere", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = largest_body
+    app.url_map.converters["int"] = _RowNumber
     close(app, use.secret)
     for routes in (contract(use), *more):
         app.register_blueprint(routes)
@@ -51,3 +53,10 @@ def create_app(use: UseCases, *more: Blueprint, largest_body: int = 256 * 2**20)
         return jsonify({"error": error.description}), error.code or HTTPStatus.INTERNAL_SERVER_ERROR
 
     return app
+
+
+class _RowNumber(IntegerConverter):
+    """A number that a database can hold: a path with a larger one leads nowhere."""
+
+    def __init__(self, map: Map) -> None:
+        super().__init__(map, max=2**63 - 1)

@@ -18,7 +18,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
 HEAD, *ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
     for line in PAGE.splitlines()
-    if line.startswith(("| route |", "| `GET", "| `POST", "| anything"))
+    if line.startswith(("| route |", "| `GET", "| `POST", "| `PATCH", "| anything"))
 ]
 TABLE = {row[0].strip("`"): dict(zip(HEAD[1:], row[1:], strict=True)) for row in ROWS}
 NOBODY, WEBHOOK, STUDIO, OWNER = HEAD[1:]
@@ -37,6 +37,7 @@ def headers(who: str, project: int) -> dict[str, str]:
 def ask(running: Running, route: str, who: str, shown: int, about: int) -> int:
     """The status of asking about a project with the keys of one."""
     method, _, path = ("GET /nowhere" if route == "anything else" else route).partition(" ")
+    path = path.replace("/projects/<number>", f"/projects/{about}")
     job = running.store.jobs.request(about, JobKind.TRAIN) if "<number>" in path else None
     path = path.replace("<number>", str(job.id if job else 0))
     path = path.replace("<key>", str(about)).replace("<signature>", sign(SECRET, shown))
@@ -44,7 +45,7 @@ def ask(running: Running, route: str, who: str, shown: int, about: int) -> int:
         "/setup": {"project": f"{about}.17", "schema": label_config()},
         "/predict": {"project": f"{about}.17", "tasks": [], "label_config": label_config()},
         "/webhook": {"action": "MOON_ROSE", "project": {"id": about}},
-    }.get(path)
+    }.get(path, {"train_after": 5} if method == "PATCH" else None)
     return running.client.open(path, method=method, json=body, headers=headers(who, shown)).status_code
 
 

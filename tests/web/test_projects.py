@@ -8,12 +8,10 @@ from typing import Any, get_args
 import pytest
 
 from backend.domain import Annotation, JobKind, Task
-from backend.intake import Intake
 from backend.labelstudio import access
 from backend.labelstudio.labelconfig import EXAMPLE
 from backend.selection.strategies import STRATEGIES
 from backend.settings import Server, Settings, Strategy
-from backend.state.store import Store
 from tests.web.conftest import SECRET, Running
 
 HERE, THERE = "http://labels.example", "http://other.example"
@@ -114,15 +112,6 @@ def test_projects_of_one_number_on_two_servers_keep_to_themselves(running: Runni
     running.client.post("/webhook", json=event(1, 21), headers=access.webhook_headers(SECRET, there.key))
     assert [job.kind for job in running.store.jobs.list(there.key)] == [JobKind.TRAIN]
     assert running.store.jobs.list(here.key) == []
-
-
-def test_an_event_that_was_not_taken_in_is_replayed_for_its_own_server(running: Running, settings: Settings) -> None:
-    store: Store = running.store
-    there = store.projects.ensure(THERE, 1, EXAMPLE)
-    store.events.append("ANNOTATION_CREATED", 1, {**event(1, 20), "lookhere_host": THERE})
-    Intake(settings, store).replay()
-    assert [task.id for task in store.annotations.tasks(there.key)] == [20]
-    assert store.projects.find(HERE, 1) is None
 
 
 def test_a_heat_map_opens_to_the_label_studio_of_its_project_alone(running: Running) -> None:
