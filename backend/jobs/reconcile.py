@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 from backend.domain import Annotation, LookhereError, Project, Task
 from backend.jobs.context import Context, Report
+from backend.jobs.patience import patiently
 from backend.labelstudio.annotations import annotation_from_json, task_from_json
-from backend.labelstudio.client import LabelStudioClient, LabelStudioError
+from backend.labelstudio.client import LabelStudioClient
 from backend.labelstudio.labelconfig import Roles, read_roles
 
 log = logging.getLogger(__name__)
 
-_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0)
-"""Before Label Studio is asked again after it did not answer."""
 _TASKS_AT_ONCE = 100
 _OVERLAP = timedelta(minutes=1)
 """How far before the last reading the next one begins: what was being saved then may be seen only now."""
-
-_T = TypeVar("_T")
 
 
 def reconcile(context: Context, number: int, report: Report = lambda _progress, _message: None) -> Project:
@@ -61,28 +57,6 @@ def reconcile(context: Context, number: int, report: Report = lambda _progress, 
     reading.take_changes(hashlib.sha256(project.label_config.encode()).hexdigest())
     reading.drop_the_gone()
     return project
-
-
-def patiently(ask: Callable[[], _T], report: Report) -> _T:
-    """Ask Label Studio, and again after growing pauses while it does not answer.
-
-    Args:
-        ask: asks it.
-        report: told of each pause.
-
-    Raises:
-        LabelStudioError: it refuses, or does not answer to the last attempt either.
-    """
-    for pause in _PAUSES_S:
-        try:
-            return ask()
-        except LabelStudioError as error:
-            if not error.passing:
-                raise
-            log.warning("%s Asking again in %.0f s.", error, pause)
-            report(0.0, f"Label Studio does not answer; asking again in {pause:.0f} s")
-            time.sleep(pause)
-    return ask()
 
 
 class _Reading:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from backend.domain import Guidance, LookhereError, ModelVersion, Origin, Project, ScoredTask
 from backend.inference import Inference
 from backend.jobs.context import Context, Report
+from backend.jobs.patience import patiently
 from backend.labelstudio.client import LabelStudioClient
 from backend.labelstudio.images import upright_size
 from backend.labelstudio.labelconfig import Roles, read_roles
@@ -60,20 +61,15 @@ def score(context: Context, project: Project, report: Report) -> None:
     # One more annotator is to decide them: they are served like those that nobody has seen.
     done = annotated & ~contested
     served = np.array([one.score for one in said])
-    order = fresh
+    # Whatever stops this, what is annotated from here on is not in the order, and has it made anew.
+    context.store.projects.set_options(project.key, {"front": []})
+    order: NDArray[np.floating] = fresh
     if context.client is None:
         report(1.0, f"scored {len(said)} tasks; without a credential they are not put into Label Studio")
     else:
         groups = cells(predictions, fresh, done) if _is_team(context, project) else [None] * len(said)
-        if _serves(context.client, project, version, int(np.isfinite(served).sum())):
-            order = amended(served, fresh, done)
-            _amend(context.client, project, version, roles, _rescored(said, order), served, groups)
-        else:
-            report(0.7, f"putting {len(said)} predictions into Label Studio")
-            results = [
-                _to_json(one, roles, version, group) for one, group in zip(_rescored(said, order), groups, strict=True)
-            ]
-            context.client.publish_predictions(project.number, results, version.name, is_version_name)
+        putting = _Putting(context.client, project, version, roles, said, groups, report)
+        order = patiently(lambda: putting.put(served, fresh, done), report)
     context.store.pools.save(project.key, version.name, [item.task.image for item in items], _rescored(said, order))
     open_ = np.flatnonzero(~done)
     front = open_[np.argsort(order[open_], kind="stable")][:AHEAD]
@@ -104,38 +100,63 @@ def _predicted(
     return [(item, one) for item, one in pool if one is not None and one.prediction.label in classes]
 
 
-def _serves(client: LabelStudioClient, project: Project, version: ModelVersion, count: int) -> bool:
-    """Whether Label Studio serves by what was put into it last: so many predictions of this version."""
-    return (
-        count > 0
-        and client.project(project.number).model_version == version.name
-        and client.predicted_versions(project.number).get(version.name) == count
-    )
+@dataclass(frozen=True)
+class _Putting:
+    """Puts a scored pool into Label Studio. Stopped anywhere, it is done by doing it again."""
 
+    client: LabelStudioClient
+    project: Project
+    version: ModelVersion
+    roles: Roles
+    said: Sequence[ScoredTask]
+    groups: Sequence[int | None]
+    report: Report
 
-def _amend(
-    client: LabelStudioClient,
-    project: Project,
-    version: ModelVersion,
-    roles: Roles,
-    scored: Sequence[ScoredTask],
-    served: NDArray[np.floating],
-    groups: Sequence[int | None],
-) -> None:
-    new = [
-        _to_json(one, roles, version, group)
-        for one, last, group in zip(scored, served, groups, strict=True)
-        if math.isnan(last)
-    ]
-    client.push_predictions(project.number, new)
-    for one, last, group in zip(scored, served, groups, strict=True):
-        if not math.isnan(last) and one.score != last:
-            client.amend_prediction(one.task, version.name, {"score": one.score, "cluster": group})
+    def put(
+        self, served: NDArray[np.floating], fresh: NDArray[np.floating], done: NDArray[np.bool_]
+    ) -> NDArray[np.floating]:
+        """Send what Label Studio lacks, or everything if it does not serve by what was put into it last.
 
+        Args:
+            served: (N,) the scores that were put last, NaN where there was none.
+            fresh: (N,) the scores as they would be now.
+            done: (N,) which tasks are not to be served again.
 
-def _to_json(one: ScoredTask, roles: Roles, version: ModelVersion, group: int | None) -> dict[str, Any]:
-    told = {"task": one.task, **prediction_to_json(one, roles, version.name)}
-    return told if group is None else {**told, "cluster": group}
+        Returns:
+            (N,) the scores that Label Studio has.
+        """
+        if self._serves(int(np.isfinite(served).sum())):
+            order = amended(served, fresh, done)
+            self._amend(served, order)
+            return order
+        self.report(0.7, f"putting {len(self.said)} predictions into Label Studio")
+        everything = self._to_json(_rescored(self.said, fresh), self.groups)
+        self.client.publish_predictions(self.project.number, everything, self.version.name, is_version_name)
+        return fresh
+
+    def _serves(self, count: int) -> bool:
+        """Whether Label Studio serves by what was put into it last: so many predictions of this version."""
+        return (
+            count > 0
+            and self.client.project(self.project.number).model_version == self.version.name
+            and self.client.predicted_versions(self.project.number).get(self.version.name) == count
+        )
+
+    def _amend(self, served: NDArray[np.floating], order: NDArray[np.floating]) -> None:
+        rescored = _rescored(self.said, order)
+        new = np.flatnonzero(np.isnan(served))
+        told = self._to_json([rescored[place] for place in new], [self.groups[place] for place in new])
+        self.client.push_predictions(self.project.number, told)
+        for place in np.flatnonzero(np.isfinite(served) & (order != served)):
+            change = {"score": rescored[place].score, "cluster": self.groups[place]}
+            self.client.amend_prediction(rescored[place].task, self.version.name, change)
+
+    def _to_json(self, scored: Sequence[ScoredTask], groups: Sequence[int | None]) -> list[dict[str, Any]]:
+        return [
+            {"task": one.task, **prediction_to_json(one, self.roles, self.version.name)}
+            | ({} if group is None else {"cluster": group})
+            for one, group in zip(scored, groups, strict=True)
+        ]
 
 
 def _rescored(said: Sequence[ScoredTask], order: NDArray[np.floating]) -> list[ScoredTask]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from backend.domain import JobKind, Project
 from backend.jobs.context import Context, Report
-from backend.jobs.reconcile import patiently, reconcile
+from backend.jobs.patience import patiently
+from backend.jobs.reconcile import reconcile
 
 
 def sync(context: Context, project: Project, report: Report) -> None:

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ class Pools:
     folder: Path
 
     def save(self, project: int, version: str, images: Sequence[str], scored: Sequence[ScoredTask]) -> None:
-        """Keep a pool in the place of the last one, at once.
+        """Keep a pool in the place of the last one, at once; where the disk has no room, none is kept.
 
         Args:
             project: ``Project.key``.
@@ -35,24 +36,30 @@ class Pools:
             images: the references that were predicted, one for each task.
             scored: the tasks with their scores; features and maps all of one shape, the same classes in all.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         said = [one.prediction for one in scored]
+        columns: dict[str, Any] = {
+            "version": np.array(version),
+            "classes": np.array(list(said[0].probabilities) if said else [], str),
+            "tasks": np.array([one.task for one in scored], np.int64),
+            "images": np.array(images, str),
+            "scores": np.array([one.score for one in scored]),
+            "sizes": np.array([one.image_size for one in scored], np.int64),
+            "probabilities": np.array([list(one.probabilities.values()) for one in said]),
+            "peaks": np.array([one.peak for one in said]),
+            "attention": np.array([one.attention for one in said], np.float32),
+            "shares": np.array([one.attention_share for one in said]),
+            "features": np.array([one.features for one in said], np.float32),
+        }
         unfinished = self.folder / f".{project}-{os.getpid()}.npz"
-        np.savez(
-            unfinished,
-            version=np.array(version),
-            classes=np.array(list(said[0].probabilities) if said else [], str),
-            tasks=np.array([one.task for one in scored], np.int64),
-            images=np.array(images, str),
-            scores=np.array([one.score for one in scored]),
-            sizes=np.array([one.image_size for one in scored], np.int64),
-            probabilities=np.array([list(one.probabilities.values()) for one in said]),
-            peaks=np.array([one.peak for one in said]),
-            attention=np.array([one.attention for one in said], np.float32),
-            shares=np.array([one.attention_share for one in said]),
-            features=np.array([one.features for one in said], np.float32),
-        )
-        unfinished.replace(self._path(project))
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            np.savez(unfinished, **columns)
+            unfinished.replace(self._path(project))
+        except OSError as error:
+            log.warning("What was predicted cannot be kept (%s); it will be predicted anew.", error)
+            # What was kept last is not what Label Studio has now.
+            for path in (unfinished, self._path(project)):
+                path.unlink(missing_ok=True)
 
     def load(self, project: int, version: str) -> Mapping[tuple[int, str], ScoredTask]:
         """The kept pool by task id and image reference; empty where none of this version is kept.

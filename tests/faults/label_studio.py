@@ -35,6 +35,7 @@ class PlayedLabelStudio:
         predictions: by id.
         asked: how many requests came for each route.
         broken: answers every request with 503 while it is set.
+        breaks_in: after how many more requests it breaks, if it does.
         slow_s: how long every answer takes.
     """
 
@@ -45,6 +46,7 @@ class PlayedLabelStudio:
     predictions: dict[int, dict[str, Any]] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)
     broken: bool = False
+    breaks_in: int | None = None
     slow_s: float = 0.0
     lock: threading.RLock = field(default_factory=threading.RLock)
     _last_id: int = 0
@@ -135,6 +137,9 @@ class PlayedLabelStudio:
             self.asked[f"{request.method} {request.url_rule}"] += 1
             if self.slow_s:
                 time.sleep(self.slow_s)
+            if self.breaks_in is not None:
+                self.broken |= self.breaks_in == 0
+                self.breaks_in -= 1
             return ("It is down.", 503) if self.broken else None
 
         def route(method: str, rule: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -15,6 +15,7 @@ from backend.domain import Annotation, JobKind, Project, Task
 from backend.jobs import reconcile as module
 from backend.jobs.context import Context
 from backend.jobs.reconcile import reconcile
+from backend.jobs.score import score
 from backend.jobs.sync import sync
 from backend.jobs.train import train
 from backend.labelstudio.client import LabelStudioError
@@ -24,6 +25,10 @@ from tests.jobs.conftest import CONFIG
 
 LIGHT = [{"type": "choices", "from_name": "kind", "to_name": "photo", "value": {"choices": ["light"]}}]
 DARK = [{"type": "choices", "from_name": "kind", "to_name": "photo", "value": {"choices": ["dark"]}}]
+
+
+def quiet(_progress: float, _message: str) -> None:
+    pass
 
 
 @pytest.fixture
@@ -38,7 +43,7 @@ def played(tmp_path: Path) -> PlayedLabelStudio:
 @pytest.fixture
 def context(played: PlayedLabelStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
     monkeypatch.setattr(module, "_TASKS_AT_ONCE", 3)
-    monkeypatch.setattr(module, "_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr("backend.jobs.patience._PAUSES_S", (0.0, 0.0))
     with played.served() as url:
         yield Context.open(
             Settings(
@@ -172,8 +177,8 @@ def test_a_short_absence_is_waited_out(
         pauses.append(seconds)
         played.broken = len(pauses) < 2
 
-    monkeypatch.setattr(module, "_PAUSES_S", (1.0, 2.0, 4.0))
-    monkeypatch.setattr("backend.jobs.reconcile.time.sleep", pause)
+    monkeypatch.setattr("backend.jobs.patience._PAUSES_S", (1.0, 2.0, 4.0))
+    monkeypatch.setattr("backend.jobs.patience.time.sleep", pause)
     assert known(context, reconcile(context, NUMBER)) == true(played)
     assert pauses == [1.0, 2.0]
 
@@ -196,3 +201,58 @@ def test_a_sync_asks_for_what_is_due(context: Context, played: PlayedLabelStudio
     sync(context, project, lambda _progress, _message: None)
     waiting = [job.kind for job in context.store.jobs.list(project.key) if job.finished_at is None]
     assert waiting == [JobKind.SCORE], "Label Studio does not serve by the new version yet"
+
+
+def publish(context: Context, played: PlayedLabelStudio) -> Project:
+    for number, task in enumerate(list(played.tasks)[:4]):
+        played.annotate(task, DARK if number % 2 == 0 else LIGHT)
+    project = reconcile(context, NUMBER)
+    train(context, project, quiet)
+    return project
+
+
+def assert_served(context: Context, project: Project, played: PlayedLabelStudio) -> None:
+    """Exactly one current set of predictions, in the right order."""
+    active = context.store.versions.active(project.key)
+    assert active is not None
+    assert played.model_version == active.name
+    assert {one["model_version"] for one in played.predictions.values()} == {active.name}
+    assert sorted(one["task"] for one in played.predictions.values()) == sorted(played.tasks)
+    assert played.order() == context.store.projects.options(project.key)["front"]
+
+
+def test_label_studio_stopped_anywhere_while_it_is_put_in_order(
+    context: Context, played: PlayedLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.labelstudio.client._PUSH_CHUNK", 2)
+    project = publish(context, played)
+    played.model_version = "an older one"
+    mended: list[float] = []
+
+    def mend(seconds: float) -> None:
+        played.broken, played.breaks_in = False, None
+        mended.append(seconds)
+
+    monkeypatch.setattr("backend.jobs.patience.time.sleep", mend)
+    for requests in range(100):
+        before = len(mended)
+        played.model_version, played.breaks_in = "", requests
+        for number in list(played.predictions)[1::2]:
+            del played.predictions[number]
+        score(context, project, quiet)
+        played.broken, played.breaks_in = False, None
+        assert_served(context, project, played)
+        if len(mended) == before:
+            break
+    assert 5 < requests < 99
+
+
+def test_label_studio_stopped_for_good_gets_the_order_later(context: Context, played: PlayedLabelStudio) -> None:
+    project = publish(context, played)
+    played.breaks_in = 3
+    with pytest.raises(LabelStudioError, match="503"):
+        score(context, project, quiet)
+    assert context.store.projects.options(project.key)["front"] == [], "whatever is annotated now has it made anew"
+    played.broken, played.breaks_in = False, None
+    score(context, project, quiet)
+    assert_served(context, project, played)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,22 @@ def test_processes_that_claim_at_once_never_share_a_job(store: Store, tmp_path: 
     for worker in workers:
         worker.join()
     assert sorted(claimed) == sorted(wanted)
+
+
+@pytest.mark.parametrize("jump", [timedelta(days=400), timedelta(days=-400)])
+def test_a_clock_that_jumps_costs_an_attempt_and_no_job(
+    store: Store, key: int, jump: timedelta, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.jobs.request(key, JobKind.TRAIN)
+    first = store.jobs.claim("worker", LEASE_S)
+    assert first is not None
+    monkeypatch.setattr("backend.state.jobs._now", lambda: datetime.now(UTC) + jump)
+    # Its worker goes on if it renews before anybody else looks.
+    assert store.jobs.heartbeat(first.id, "worker", 0.1, "going on", LEASE_S)
+    assert store.jobs.claim("other", LEASE_S) is None
+    monkeypatch.undo()
+    taken = store.jobs.claim("other", LEASE_S)
+    assert taken is not None
+    assert (taken.id, taken.attempts) == (first.id, 2)
+    assert not store.jobs.finish(first.id, "worker", JobState.SUCCEEDED)
+    assert store.jobs.finish(taken.id, "other", JobState.SUCCEEDED)

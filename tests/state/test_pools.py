@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from pathlib import Path
 
@@ -65,3 +66,27 @@ def test_a_damaged_file_is_made_anew(pools: Pools, left: int) -> None:
     (path,) = pools.folder.glob("*.npz")
     path.write_bytes(path.read_bytes()[:left])
     assert pools.load(1, "v1") == {}
+
+
+def test_on_a_full_disk_nothing_is_kept_and_nothing_old_is_taken_for_new(
+    pools: Pools, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pools.save(1, "v1", ["x"], [scored(1)])
+
+    def full(path: Path, **_: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("backend.state.pools.np.savez", full)
+    pools.save(1, "v1", ["x"], [scored(2)])
+    assert pools.load(1, "v1") == {}
+    assert list((tmp_path / "pools").iterdir()) == []
+
+
+def test_a_truncated_pool_is_made_anew(pools: Pools, tmp_path: Path) -> None:
+    pools.save(1, "v1", ["x"], [scored(1)])
+    (path,) = (tmp_path / "pools").iterdir()
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 97):
+        path.write_bytes(whole[:length])
+        assert pools.load(1, "v1") == {}
