@@ -258,6 +258,8 @@ def _settings(folder: Path, url: str) -> Settings:
         backbone="small",
         train_after=1,
         keep_versions=_KEPT_VERSIONS,
+        # Its one thread forks the workers: no other one may hold a lock meanwhile.
+        jobs_at_once=1,
     )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -97,3 +99,27 @@ def api(label_studio: LabelStudioServer) -> Iterator[Api]:
     headers = {"Authorization": f"Token {label_studio.legacy_token.get_secret_value()}"}
     with httpx.Client(headers=headers, timeout=60.0) as http:
         yield Api(server=label_studio, http=http)
+
+
+@pytest.fixture
+def sign_up(api: Api) -> Iterator[Callable[[int], list[Api]]]:
+    """Makes further people, each signed in with a browser's session."""
+    link = api.server.url + api.call("GET", "/api/invite")["invite_url"]
+    people: list[Api] = []
+
+    def people_of(count: int) -> list[Api]:
+        for _ in range(count):
+            http = httpx.Client(timeout=60.0, follow_redirects=True, headers={"Referer": api.server.url})
+            token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', http.get(link).text)
+            assert token is not None
+            email = f"{uuid4().hex}@example.com"
+            form = {"email": email, "password": "a-long-password", "csrfmiddlewaretoken": token[1]}
+            http.post(link, data=form)
+            http.headers["X-CSRFToken"] = http.cookies["csrftoken"]
+            people.append(Api(api.server, http))
+            assert people[-1].call("GET", "/api/current-user/whoami")["email"] == email
+        return people[-count:]
+
+    yield people_of
+    for person in people:
+        person.http.close()

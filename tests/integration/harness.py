@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
 from backend.demo.label_studio import LabelStudioServer
+
+_PATIENCE_S = 300.0
 
 LABEL_CONFIG = """<View>
   <Image name="image" value="$image"/>
@@ -63,3 +67,13 @@ class Api:
         self.call("POST", f"/api/projects/{number}/import", json=tasks)
         listed = self.call("GET", "/api/tasks", params={"project": number, "page_size": count})
         return sorted(task["id"] for task in listed["tasks"])
+
+
+def wait_for(what: Callable[[], Any]) -> Any:
+    """Ask again and again until the answer is true; returns it."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < deadline:
+        if found := what():
+            return found
+        time.sleep(0.3)
+    raise AssertionError(f"{what} did not come")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import httpx
 import pytest
 
 from backend.demo.label_studio import LabelStudioServer
@@ -26,25 +24,8 @@ def client(label_studio: LabelStudioServer) -> Iterator[LabelStudioClient]:
 
 
 @pytest.fixture
-def annotators(api: Api, label_studio: LabelStudioServer, request: pytest.FixtureRequest) -> Iterator[list[Api]]:
-    """Three people, each signed in with a browser's session."""
-    link = api.call("GET", "/api/invite")["invite_url"]
-    people = []
-    for number in range(3):
-        http = httpx.Client(timeout=60.0, follow_redirects=True, headers={"Referer": label_studio.url})
-        page = http.get(label_studio.url + link).text
-        token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', page)
-        assert token is not None
-        email = f"{request.node.name[:40]}-{number}@example.com".replace("[", "-").replace("]", "-")
-        form = {"email": email, "password": "a-long-password", "csrfmiddlewaretoken": token[1]}
-        http.post(label_studio.url + link, data=form)
-        http.headers["X-CSRFToken"] = http.cookies["csrftoken"]
-        person = Api(label_studio, http)
-        assert person.call("GET", "/api/current-user/whoami")["email"] == email
-        people.append(person)
-    yield people
-    for person in people:
-        person.http.close()
+def annotators(sign_up: Callable[[int], list[Api]]) -> list[Api]:
+    return sign_up(3)
 
 
 def pushed(

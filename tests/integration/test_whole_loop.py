@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from backend.demo.run import lookhere, served
 from backend.domain import ClickRole
 from backend.settings import Settings
 from backend.state.store import Store
-from tests.integration.harness import Api
+from tests.integration.harness import Api, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("loop")]
 
@@ -36,7 +34,6 @@ CONFIG = """<View>
 CLASSES = ("Boot", "Haus", "Baum")
 IMAGES = 12
 ANNOTATED = 9
-PATIENCE_S = 300.0
 
 
 def image(number: int) -> bytes:
@@ -70,15 +67,6 @@ def annotate(api: Api, task: int, number: int) -> None:
         },
     ]
     api.call("POST", f"/api/tasks/{task}/annotations/", json={"result": result, "lead_time": 1.0})
-
-
-def wait_for(what: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        if found := what():
-            return found
-        time.sleep(0.3)
-    raise AssertionError(f"{what} did not come")
 
 
 @pytest.mark.parametrize("kind", ["personal", "legacy"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -11,27 +10,9 @@ from backend.domain import JobKind
 from backend.labelstudio.access import WEBHOOK_HEADER, basic_auth, caller, webhook_headers
 from backend.labelstudio.links import sign
 from tests.labelstudio.recorded import label_config
-from tests.security.test_hostile import HOST, basic
+from tests.security.table import HEAD, OWNER, STUDIO, TABLE, assert_true, headers
+from tests.security.test_hostile import HOST
 from tests.web.conftest import SECRET, Running
-
-PAGE = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
-HEAD, *ROWS = [
-    [cell.strip() for cell in line.strip("|").split("|")]
-    for line in PAGE.splitlines()
-    if line.startswith(("| route |", "| `GET", "| `POST", "| `PATCH", "| anything"))
-]
-TABLE = {row[0].strip("`"): dict(zip(HEAD[1:], row[1:], strict=True)) for row in ROWS}
-NOBODY, WEBHOOK, STUDIO, OWNER = HEAD[1:]
-
-
-def headers(who: str, project: int) -> dict[str, str]:
-    auth = basic_auth(SECRET, project)
-    return {
-        NOBODY: {},
-        WEBHOOK: webhook_headers(SECRET, project),
-        STUDIO: {"Authorization": basic(auth.user, auth.password.get_secret_value())},
-        OWNER: {"Authorization": f"Bearer {SECRET.decode()}"},
-    }[who]
 
 
 def ask(running: Running, route: str, who: str, shown: int, about: int) -> int:
@@ -46,7 +27,7 @@ def ask(running: Running, route: str, who: str, shown: int, about: int) -> int:
         "/predict": {"project": f"{about}.17", "tasks": [], "label_config": label_config()},
         "/webhook": {"action": "MOON_ROSE", "project": {"id": about}},
     }.get(path, {"train_after": 5} if method == "PATCH" else None)
-    return running.client.open(path, method=method, json=body, headers=headers(who, shown)).status_code
+    return running.client.open(path, method=method, json=body, headers=headers(SECRET, who, shown)).status_code
 
 
 @pytest.mark.parametrize("route", TABLE)
@@ -55,18 +36,7 @@ def test_the_table_is_true(running: Running, route: str, who: str) -> None:
     for number in (1, 2):
         running.store.projects.ensure(HOST, number, label_config())
     own, other = ask(running, route, who, 1, 1), ask(running, route, who, 1, 2)
-    said = TABLE[route][who]
-    if said == "yes":
-        assert own in (200, 201)
-        assert other in (200, 201)
-    elif said == "its project":
-        assert own in (200, 201)
-        # Versions are told of the key's own project, whichever is meant.
-        assert other == (own if route == "GET /versions" else 403)
-    elif said == "its link":
-        assert (own, other) == (404, 403), "404: no task shows the image that was not named"
-    else:
-        assert (str(own), str(other)) == (said, said)
+    assert_true(route, who, own, other)
 
 
 def test_a_key_is_told_of_its_own_projects_versions(running: Running) -> None:
@@ -74,9 +44,9 @@ def test_a_key_is_told_of_its_own_projects_versions(running: Running) -> None:
         number: running.publish(running.store.projects.ensure(HOST, number, label_config())).name for number in (1, 2)
     }
     for number, name in names.items():
-        answer = running.client.get("/versions", headers=headers(STUDIO, number))
+        answer = running.client.get("/versions", headers=headers(SECRET, STUDIO, number))
         assert answer.get_json() == {"versions": [name]}
-    everything = running.client.get("/versions", headers=headers(OWNER, 1)).get_json()["versions"]
+    everything = running.client.get("/versions", headers=headers(SECRET, OWNER, 1)).get_json()["versions"]
     assert sorted(everything) == sorted(names.values())
 
 
@@ -97,7 +67,7 @@ def test_only_label_studios_pages_may_read_a_heat_map(running: Running) -> None:
         assert answer.headers["Access-Control-Allow-Origin"] == HOST
         assert "Access-Control-Allow-Credentials" not in answer.headers
     for path in ("/health", "/versions"):
-        answer = running.client.get(path, headers=headers(OWNER, 1) | {"Origin": HOST})
+        answer = running.client.get(path, headers=headers(SECRET, OWNER, 1) | {"Origin": HOST})
         assert "Access-Control-Allow-Origin" not in answer.headers
     preflight = running.client.options("/predict", headers={"Origin": HOST, "Access-Control-Request-Method": "POST"})
     assert preflight.status_code == 401
