@@ -15,7 +15,7 @@ from typing import Any
 
 from backend.domain import Annotation, Click, ClickRole, LookhereError, Origin, Task
 from backend.labelstudio.labelconfig import Roles
-from backend.labelstudio.regions import read_region
+from backend.labelstudio.regions import class_of_outlines, read_region
 
 _ID_BOUND = 2**63
 """No database holds a larger one."""
@@ -87,10 +87,12 @@ def annotation_from_json(annotation: Any, roles: Roles) -> Annotation:
         return base
     from_prediction = annotation.get("parent_prediction") is not None
     regions = list(_regions(annotation.get("result"), number))
-    label, label_origin = _class(regions, roles, from_prediction)
     present = [region.get("id") for region in regions]
     # Ours come back as they went: they are no outline of anybody's.
     placed = [region for region in regions if _origin(region, from_prediction) is not Origin.CONFIRMED]
+    label, label_origin = _class(regions, roles, from_prediction)
+    if label is None and (label := class_of_outlines(placed, roles)) is not None:
+        label_origin = Origin.MANUAL
     prediction = annotation.get("prediction")
     predicted = prediction.get("result") if isinstance(prediction, Mapping) else None
     gone = [region for region in _regions(predicted, number) if region.get("id") not in present]

@@ -69,6 +69,21 @@ def read_region(regions: Iterable[Mapping[str, Any]], roles: Roles) -> Region | 
     return np.packbits(inside).tobytes() if inside.any() else None
 
 
+def class_of_outlines(regions: Iterable[Mapping[str, Any]], roles: Roles) -> str | None:
+    """The class that outlines of an object detection's annotation name: the only one of them, or None.
+
+    Args:
+        regions: of the annotation's result, each with a ``value``.
+        roles: of the label config.
+    """
+    named: set[str] = set()
+    for region in regions:
+        kind = region.get("type")
+        names = region["value"].get(kind) if isinstance(kind, str) and kind in _KINDS else None
+        named |= {name for name in roles.classes if isinstance(names, list) and name in names}
+    return named.pop() if len(named) == 1 else None
+
+
 def _cells(kind: str, region: Mapping[str, Any]) -> NDArray[np.bool_]:
     value = region["value"]
     if kind == "brush":

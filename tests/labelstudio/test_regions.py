@@ -131,3 +131,12 @@ def test_an_annotation_brings_its_outline_but_not_our_own_prediction() -> None:
     assert annotation_from_json(annotation(), ROLES).region == read_region([box()], ROLES)
     assert annotation_from_json(annotation(result=[{**box(), "origin": "prediction"}]), ROLES).region is None
     assert annotation_from_json(annotation(was_cancelled=True), ROLES).region is None
+
+
+def test_where_no_class_is_chosen_the_outlines_name_it() -> None:
+    assert annotation_from_json(annotation(), ROLES).label == "cat"
+    assert annotation_from_json(annotation(result=[box("cat"), box("dog")]), ROLES).label is None
+    assert annotation_from_json(annotation(result=[box("background")]), ROLES).label is None
+    assert annotation_from_json(annotation(result=[{**box(), "origin": "prediction"}]), ROLES).label is None
+    chosen = {"type": "choices", "from_name": "class", "to_name": "image", "value": {"choices": ["dog"]}}
+    assert annotation_from_json(annotation(result=[box("cat"), chosen]), ROLES).label == "dog"
