@@ -138,7 +138,10 @@ class Settings(BaseSettings):
 
     data_dir: Path = Field(Path(".lookhere"), description="Folder of the database, the versions and the caches.")
     database_url: str | None = Field(
-        None, description="SQLAlchemy address of the database. Default: SQLite in the data folder."
+        None,
+        description="SQLAlchemy address of the database, as `postgresql+psycopg://user@host/name` "
+        "(`pip install lookhere[postgresql]`; a password belongs into `~/.pgpass`). Default: SQLite in the data "
+        "folder.",
     )
 
     backbone: str = Field(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import tempfile
 from collections.abc import Callable, Iterator
 
+import pgserver
 import pytest
 
 from tests.leaks import Leaks
@@ -30,3 +33,21 @@ def sites() -> Iterator[Callable[[], Site]]:
     """Starts web sites on loopback."""
     with serving() as start:
         yield start
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Callable[[], str]]:
+    """A real PostgreSQL; each call gives the address of an empty database."""
+    folder = tempfile.TemporaryDirectory(prefix="postgresql")
+    server = pgserver.get_server(folder.name)
+    numbers = itertools.count()
+
+    def empty() -> str:
+        name = f"lookhere{next(numbers)}"
+        server.psql(f"CREATE DATABASE {name};")
+        address: str = server.get_uri(database=name)
+        return address.replace("postgresql:", "postgresql+psycopg:")
+
+    yield empty
+    server.cleanup()
+    folder.cleanup()
