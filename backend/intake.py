@@ -217,11 +217,13 @@ class Intake:
     def _score_if_due(self, project: Project, tasks: Sequence[Mapping[str, Any]]) -> None:
         """Have the front of the order made anew, once several annotations came from elsewhere.
 
-        Whoever annotates in the order finds the rest of it still right.
+        Whoever annotates in the order finds the rest of it still right, but for a task whose annotators do not agree:
+        it comes to the front again, for one more to decide.
         """
         options = self._store.projects.options(project.key)
-        strays = options.get("strays", 0) + len({task.get("id") for task in tasks} - set(options.get("front", ())))
-        if strays >= _STRAYS:
+        annotated = set(_ids(list(tasks)))
+        strays = options.get("strays", 0) + len(annotated - set(options.get("front", ())))
+        if strays >= _STRAYS or any(self._store.annotations.is_contested(project.key, task) for task in annotated):
             self._ask_for_scores(project)
         elif strays:
             self._store.projects.set_options(project.key, {"strays": strays})

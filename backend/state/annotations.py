@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Column, Connection, Row, Table, func, insert, select, update
+from sqlalchemy import Column, ColumnElement, Connection, Row, Table, func, insert, select, update
 
 from backend.domain import Annotation, Click, ClickRole, Guidance, LookhereError, Origin, Task
 from backend.state import database as tables
@@ -191,8 +191,14 @@ class Annotations:
             of_task[annotation.task].append(annotation)
         return agreements(of_task[task.id] for task in self.tasks(project))
 
-    def _present(self, table: Table, project: int) -> list[Row[Any]]:
-        query = select(table).where((table.c.project == project) & ~table.c.removed).order_by(table.c.id)
+    def is_contested(self, project: int, task: int) -> bool:
+        """Whether the annotators of a task chose different classes, none of them most often."""
+        rows = self._present(tables.annotation_rows, project, tables.annotation_rows.c.task == task)
+        return merge(Task(task, ""), [_annotation(row) for row in rows]).contested
+
+    def _present(self, table: Table, project: int, only: ColumnElement[bool] | None = None) -> list[Row[Any]]:
+        present = (table.c.project == project) & ~table.c.removed
+        query = select(table).where(present if only is None else present & only).order_by(table.c.id)
         with self._database.read() as connection:
             return list(connection.execute(query))
 

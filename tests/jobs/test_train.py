@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from backend.domain import JobKind, JobState, LookhereError, Project
+from backend.domain import REGION_SIDE, Annotation, JobKind, JobState, LookhereError, Project
 from backend.guidance.classifier import load
 from backend.guidance.metrics import Metrics
 from backend.jobs.context import Context
 from backend.jobs.local import LocalEngine
 from backend.jobs.score import score
-from backend.jobs.train import train, worse
+from backend.jobs.train import examples, train, worse
 
 
 def quiet(_progress: float, _message: str) -> None:
@@ -32,6 +34,22 @@ def test_a_training_publishes_and_activates_a_version_and_asks_for_its_scores(
     again = train(context, project, quiet)
     assert again.name != version.name
     assert again.card["parent"] == version.name
+
+
+def test_outlines_that_a_project_has_already_guide_like_clicks(context: Context, project: Project) -> None:
+    cells = np.zeros((REGION_SIDE, REGION_SIDE), bool)
+    cells[: REGION_SIDE * 3 // 8, : REGION_SIDE * 3 // 8] = True
+    for number in (6, 7, 8):
+        label = "light" if number % 2 else "dark"
+        moment = datetime(2026, 1, 1, tzinfo=UTC)
+        outlined = Annotation(number, number, 1, moment, label=label, region=np.packbits(cells).tobytes())
+        context.store.annotations.put(project.key, [outlined])
+    guidance = context.store.annotations.guidance(project.key)
+    taught = examples(context, project, guidance, ("light", "dark")).training
+    masks = {example.image.name: example.region for example in taught if example.region is not None}
+    assert masks.keys() == {"6.png", "7.png", "8.png"}
+    assert all(np.array_equal(mask, cells) for mask in masks.values())
+    assert train(context, project, quiet).card["clicked"] == 5
 
 
 def test_an_image_that_is_gone_costs_itself_alone(context: Context, project: Project, tmp_path: Path) -> None:

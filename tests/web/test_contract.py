@@ -141,6 +141,21 @@ def test_a_repeated_event_does_not_count_twice(running: Running) -> None:
     assert running.store.jobs.list() == []
 
 
+def test_a_task_that_annotators_disagree_on_comes_to_the_front(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.intake._STRAYS", 1000)
+    running.store.change_settings(project(running), {"train_after": 1000})
+    running.publish(project(running))
+    (event,) = [one for one in requests("20_annotation_created") if one.action]
+    for number, name in enumerate(("cat", "cat", "dog", "dog")):
+        result = [{"type": "choices", "from_name": "class", "to_name": "image", "value": {"choices": [name]}}]
+        said = {**event.body["annotation"], "id": number, "completed_by": number, "result": result}
+        running.client.post("/webhook", json={**event.body, "annotation": said})
+        asked = [job.kind for job in running.store.jobs.list()]
+        assert asked == ([JobKind.SCORE] if number == 3 else [])
+
+
 def test_without_a_credential_no_event_starts_a_training(running: Running, settings: Settings) -> None:
     """Nobody could read whether it is true."""
     blind = Intake(settings.model_copy(update={"label_studio_api_key": None}), running.store)
