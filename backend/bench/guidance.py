@@ -7,7 +7,6 @@ method but the upper reference sees them.
 from __future__ import annotations
 
 import copy
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ import numpy as np
 from backend.bench.arena import Arena, Figures
 from backend.bench.data import Masked, open_data
 from backend.bench.methods import METHODS, Answer, Method, answered, balanced
-from backend.bench.report import heat_maps, plot, summarise, table
+from backend.bench.report import heat_maps, plot, summarise, table, write_json
 from backend.demo.annotator import SimulatedAnnotator
 from backend.domain import Example, LookhereError, Prediction
 from backend.guidance.classifier import SMALL, Classifier
@@ -98,8 +97,7 @@ def bench(protocol: Protocol, out: Path, report: Path | None = None, say: Callab
     plot(data.name, summary, out / f"guidance-{data.name}.png")
     heat_maps(bench_.shown(), out / f"guidance-{data.name}-maps.png")
     report = report or out / f"guidance-{data.name}.json"
-    done = {**asdict(protocol), "data": data.name, "weights": protocol.weights.name if protocol.weights else None}
-    report.write_text(json.dumps({"protocol": done, "runs": facts, "summary": summary}, indent=1))
+    write_json(report, protocol, data.name, runs=facts, summary=summary)
     say(text)
     return report
 

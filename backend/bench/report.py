@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,20 @@ def table(name: str, summary: Summary) -> str:
     lines.append("")
     lines += [f"- **{method}**: {METHODS[method].about}" for method in dict.fromkeys(row["method"] for row in summary)]
     return "\n".join(lines) + "\n"
+
+
+def write_json(path: Path, protocol: Any, data: str, **found: Any) -> None:
+    """Write what a benchmark ran and found; of data and weights the names alone, not where they lie.
+
+    Args:
+        path: of the file.
+        protocol: a dataclass with ``weights``, a path or None.
+        data: name of the data set.
+        found: JSON values.
+    """
+    weights = protocol.weights.name if protocol.weights else None
+    told = {**asdict(protocol), "data": data, "weights": weights}
+    path.write_text(json.dumps({"protocol": told, **found}, indent=1))
 
 
 def plot(name: str, summary: Summary, path: Path, way: str = "method") -> None:

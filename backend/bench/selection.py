@@ -6,7 +6,6 @@ on, as the product does. All strategies of a seed start from the same biased cla
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from scipy.integrate import trapezoid
 from backend.bench.arena import CROP, Arena, Figures
 from backend.bench.data import open_data
 from backend.bench.methods import METHODS, Answer, answered
-from backend.bench.report import plot, spread, spread_text, summarise
+from backend.bench.report import plot, spread, spread_text, summarise, write_json
 from backend.demo.annotator import SimulatedAnnotator
 from backend.domain import Click, ClickRole, LookhereError, Prediction
 from backend.guidance.classifier import SMALL, Classifier
@@ -104,8 +103,7 @@ def bench(protocol: Protocol, out: Path, report: Path | None = None, say: Callab
     (out / f"selection-{data.name}.md").write_text(text)
     plot(data.name, summary, out / f"selection-{data.name}.png", "strategy")
     report = report or out / f"selection-{data.name}.json"
-    done = {**asdict(protocol), "data": data.name, "weights": protocol.weights.name if protocol.weights else None}
-    report.write_text(json.dumps({"protocol": done, "runs": facts, "summary": summary, "curves": whole}, indent=1))
+    write_json(report, protocol, data.name, runs=facts, summary=summary, curves=whole)
     say(text)
     return report
 
