@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 from PIL import Image
 from pydantic import SecretStr
 
@@ -109,7 +109,7 @@ def measure_soak(folder: Path, predictions: int, say: Callable[[str], None]) -> 
             store = Store.open(settings)
             _trained(store, store.projects.ensure(url, NUMBER, CONFIG).key, settings)
             tasks = list(studio.tasks.values())
-            (server,) = _children(os.getpid(), "serve")
+            (server,) = (one for one in psutil.Process().children() if one.cmdline()[-1] == "serve")
 
             def ask(start: int) -> None:
                 some = [tasks[(start + place) % len(tasks)] for place in range(_PER_REQUEST)]
@@ -203,39 +203,10 @@ def _send(studio: PlayedLabelStudio, settings: Settings, rate: float, seconds: f
     return acknowledged
 
 
-def _children(parent: int, word: str) -> list[int]:
-    return [child for child in _processes_of(parent) if word in _command(child)]
-
-
-def _processes_of(parent: int) -> list[int]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields: list[Any] = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == parent:
-            found.append(int(path.parent.name))
-    return found
-
-
-def _command(process: int) -> str:
-    try:
-        return Path(f"/proc/{process}/cmdline").read_text()
-    except OSError:
-        return ""
-
-
-def _memory_mb(process: int) -> float:
+def _memory_mb(process: psutil.Process) -> float:
     """Resident memory of a process and of all below it; what they share is counted once for each part (PSS)."""
-    below = [process]
-    for one in below:
-        below += _processes_of(one)
-    total = 0.0
-    for one in below:
-        try:
-            lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
-        except OSError:
-            continue
-        total += next(float(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return total / 1024
+    total = 0
+    for one in [process, *process.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            total += one.memory_full_info().pss
+    return total / 2**20

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import events, fuzz, kill
+from tests.faults import events, fuzz, kill, load
 
 pytestmark = pytest.mark.xdist_group("faults")
 
@@ -28,3 +28,16 @@ def test_malformed_requests_are_refused_and_change_nothing(tmp_path: Path) -> No
     assert found.broken == []
     assert found.changed == []
     assert sum(found.statuses[status] for status in found.statuses if 400 <= status < 500) > 100
+
+
+def test_events_that_come_while_it_trains_are_all_kept(tmp_path: Path) -> None:
+    found = load.measure_load(tmp_path, rate=20, seconds=5, images=20, say=lambda _: None)
+    assert len(found.seconds) == 100
+    assert (found.refused, found.lost) == (0, 0)
+    assert found.training > 0
+
+
+def test_every_prediction_of_many_comes(tmp_path: Path) -> None:
+    found = load.measure_soak(tmp_path, predictions=100, say=lambda _: None)
+    assert (found.predictions, found.failed) == (100, 0)
+    assert min(found.megabytes) > 0
