@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from backend.demo.annotator import SimulatedAnnotator, result_json
+from backend.demo.demonstration import Demonstration, stage
 from backend.demo.digits import DigitImage, generate
-from backend.demo.run import Demonstration, stage
 from backend.domain import JobState, LookhereError, ModelVersion, Project
 from backend.guidance.classifier import Classifier, load
 from backend.guidance.metrics import energy_pointing_game, worst_group_accuracy

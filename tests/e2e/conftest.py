@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, expect, sync_playwright
 
+from backend.demo.demonstration import Demonstration, demonstration
 from backend.demo.label_studio import LabelStudioServer
-from backend.demo.run import Demonstration, demonstration
 from backend.domain import Annotation, Project, Task
 from backend.jobs.context import Context
 from tests.e2e.labeling_screen import LabelingScreen

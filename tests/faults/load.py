@@ -16,8 +16,8 @@ import psutil
 from PIL import Image
 from pydantic import SecretStr
 
+from backend.demo.demonstration import served
 from backend.demo.label_studio import free_port
-from backend.demo.run import served
 from backend.domain import JobKind
 from backend.settings import Settings
 from backend.state.store import Store

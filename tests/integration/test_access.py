@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from backend.demo.demonstration import lookhere, served
 from backend.demo.label_studio import LabelStudioServer, free_port
-from backend.demo.run import lookhere, served
 from backend.domain import LookhereError
 from backend.jobs.context import Context
 from backend.labelstudio.access import WEBHOOK_HEADER

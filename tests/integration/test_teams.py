@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from backend.demo.demonstration import lookhere, served
 from backend.demo.label_studio import free_port
-from backend.demo.run import lookhere, served
 from backend.domain import JobKind, LookhereError, Project
 from backend.labelstudio.links import sign
 from backend.settings import Settings

@@ -11,8 +11,8 @@ import pytest
 from label_studio_sdk.converter.brush import decode_rle
 from PIL import Image
 
+from backend.demo.demonstration import lookhere, served
 from backend.demo.label_studio import LabelStudioServer, free_port
-from backend.demo.run import lookhere, served
 from backend.domain import ClickRole
 from backend.settings import Settings
 from backend.state.store import Store

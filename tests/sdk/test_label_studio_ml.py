@@ -18,8 +18,8 @@ from label_studio_ml.model import LabelStudioMLBase
 from PIL import Image
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
+from backend.demo.demonstration import environment as ours
 from backend.demo.label_studio import free_port
-from backend.demo.run import environment as ours
 from backend.domain import JobKind
 from backend.guidance.classifier import SMALL, create, save
 from backend.jobs.context import Context
