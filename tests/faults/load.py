@@ -109,7 +109,8 @@ def measure_soak(folder: Path, predictions: int, say: Callable[[str], None]) -> 
             store = Store.open(settings)
             _trained(store, store.projects.ensure(url, NUMBER, CONFIG).key, settings)
             tasks = list(studio.tasks.values())
-            (server,) = (one for one in psutil.Process().children() if one.cmdline()[-1] == "serve")
+            port = str(settings.port)
+            (server,) = (one for one in psutil.Process().children() if one.environ().get("LOOKHERE_PORT") == port)
 
             def ask(start: int) -> None:
                 some = [tasks[(start + place) % len(tasks)] for place in range(_PER_REQUEST)]
