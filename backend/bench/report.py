@@ -96,8 +96,16 @@ def write_json(path: Path, protocol: Any, data: str, **found: Any) -> None:
     path.write_text(json.dumps({"protocol": told, **found}, indent=1))
 
 
-def plot(name: str, summary: Summary, path: Path, way: str = "method") -> None:
-    """Worst group and energy pointing game against clicked images, with intervals."""
+def plot(name: str, summary: Summary, path: Path, way: str = "method", bounds: Sequence[str] = ()) -> None:
+    """Worst group and energy pointing game against clicked images, with intervals.
+
+    Args:
+        name: of the data set.
+        summary: its rows.
+        path: of the picture.
+        way: ``method`` or ``strategy``, what is compared.
+        bounds: those of them that are lines from side to side, beside those without clicks.
+    """
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     panels = figure.subplots(1, 2)
     colours = mpl.colormaps["tab20"].colors  # type: ignore[attr-defined]
@@ -108,7 +116,7 @@ def plot(name: str, summary: Summary, path: Path, way: str = "method") -> None:
         for panel, key, scale in zip(panels, ("worst_group", "epg"), (100, 1), strict=True):
             means = [scale * row[key]["mean"] for row in rows]
             halves = [scale * (row[key]["half_interval"] or 0) for row in rows]
-            if rows[-1]["clicked"] == 0:
+            if rows[-1]["clicked"] == 0 or which in bounds:
                 panel.axhline(means[0], linestyle="--", linewidth=1.2, **style)
             else:
                 # A little apart, so that the intervals of one number do not hide each other.

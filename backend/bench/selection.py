@@ -101,7 +101,7 @@ def bench(protocol: Protocol, out: Path, report: Path | None = None, say: Callab
     summary, whole = summarise(facts, "strategy"), curves(facts)
     text = table(data.name, whole, protocol.seeds)
     (out / f"selection-{data.name}.md").write_text(text)
-    plot(data.name, summary, out / f"selection-{data.name}.png", "strategy")
+    plot(data.name, summary, out / f"selection-{data.name}.png", "strategy", bounds=["oracle"])
     report = report or out / f"selection-{data.name}.json"
     write_json(report, protocol, data.name, runs=facts, summary=summary, curves=whole)
     say(text)
