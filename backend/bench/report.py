@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
 from backend.bench.data import Masked
@@ -126,6 +127,7 @@ def plot(name: str, summary: Summary, path: Path, way: str = "method", bounds: S
         panel.set(xlabel="clicked images", title=title)
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(axis="y", alpha=0.3)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[1].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     figure.suptitle(f"{name}, test images")
     figure.savefig(path, dpi=130)
