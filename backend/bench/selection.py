@@ -6,6 +6,7 @@ on, as the product does. All strategies of a seed start from the same biased cla
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 _SHARE = 0.9
 """Of what outlines of all images gain over the biased classifier: what is asked for."""
+
+_REFERENCES = ("biased", "oracle")
+"""Where all strategies of a seed start, and what outlines of all images reach; without rounds."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +78,11 @@ class Run(Figures):
 
 
 def bench(protocol: Protocol, out: Path, report: Path | None = None, say: Callable[[str], None] = click.echo) -> Path:
-    """Run the benchmark; write a table, its JSON and a plot.
+    """Run the benchmark; write a table, its JSON and a plot. Interrupted, it goes on where it was when called again.
 
     Args:
         protocol: what is run.
-        out: folder of the results, and below ``work`` of the features.
+        out: folder of the results, of what an interrupted run has finished, and below ``work`` of the features.
         report: the JSON file; None for ``selection-NAME.json`` in ``out``.
         say: told each result.
 
@@ -94,30 +98,81 @@ def bench(protocol: Protocol, out: Path, report: Path | None = None, say: Callab
         raise LookhereError(f"Expected strategies of {', '.join(STRATEGIES)}, got {', '.join(sorted(unknown))}.")
     out.mkdir(parents=True, exist_ok=True)
     data = open_data(protocol.data, out / "work" / "digits")
-    facts = []
-    for run in _runs(protocol, Arena(data, protocol.backbone, protocol.weights, out / "work")):
-        facts.append(asdict(run))
-        say(f"{run.strategy:14} {run.clicked:4} clicked, seed {run.seed}: worst group {run.worst_group:.1%}")
+    arena = Arena(data, protocol.backbone, protocol.weights, out / "work")
+    finished = _Finished(out / f"selection-{data.name}-unfinished.jsonl", protocol)
+    if finished.runs:
+        say(f"Going on after {len(finished.runs)} results of an interrupted run; {finished.path} holds them.")
+    for seed in range(protocol.seeds):
+        for run in _runs(protocol, arena, seed, finished.missing(seed)):
+            finished.add(asdict(run))
+            say(f"{run.strategy:14} {run.clicked:4} clicked, seed {run.seed}: worst group {run.worst_group:.1%}")
+    facts = finished.of(protocol)
     summary, whole = summarise(facts, "strategy"), curves(facts)
     text = table(data.name, whole, protocol.seeds)
     (out / f"selection-{data.name}.md").write_text(text)
     plot(data.name, summary, out / f"selection-{data.name}.png", "strategy", bounds=["oracle"])
     report = report or out / f"selection-{data.name}.json"
     write_json(report, protocol, data.name, runs=facts, summary=summary, curves=whole)
+    finished.path.unlink()
     say(text)
     return report
 
 
-def _runs(protocol: Protocol, arena: Arena) -> Iterator[Run]:
-    for seed in range(protocol.seeds):
-        biased, seconds = arena.biased(seed)
-        yield Run(**asdict(arena.figures(biased, seconds)), strategy="biased", round=0, clicked=0, seed=seed)
-        hand, rng = SimulatedAnnotator(seed), np.random.default_rng(seed)
-        outlined = answered(Answer.OUTLINE, arena.plain, arena.train, (), range(len(arena.plain)), hand, rng)
-        oracle, seconds = arena.fitted(biased, outlined, METHODS["oracle"], seed)
-        count = len(outlined)
-        yield Run(**asdict(arena.figures(oracle, seconds)), strategy="oracle", round=0, clicked=count, seed=seed)
-        for name in protocol.strategies:
+class _Finished:
+    """What an interrupted run of the same protocol has finished: its rounds, a JSON line each, below the protocol's.
+
+    Strategies and seeds may differ from the interrupted run's; anything else, and it starts anew.
+    """
+
+    def __init__(self, path: Path, protocol: Protocol) -> None:
+        self.path, self._rounds, self._asked = path, protocol.rounds, (*_REFERENCES, *protocol.strategies)
+        self.runs: dict[tuple[str, int, int], dict[str, Any]] = {}
+        same = {"strategies": None, "seeds": None, "weights": str(protocol.weights)}
+        header = json.dumps({**asdict(protocol), **same})
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        if not lines or lines[0] != header + "\n":
+            path.write_text(header + "\n")
+            return
+        # What was cut short in the last line is run again.
+        whole = [line for line in lines if line.endswith("\n")]
+        path.write_text("".join(whole))
+        for line in whole[1:]:
+            self._keep(json.loads(line))
+
+    def missing(self, seed: int) -> list[str]:
+        """Names of which not all rounds are there."""
+        last = {name: 0 if name in _REFERENCES else self._rounds for name in self._asked}
+        return [name for name in self._asked if (name, seed, last[name]) not in self.runs]
+
+    def add(self, run: dict[str, Any]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(run) + "\n")
+        self._keep(run)
+
+    def of(self, protocol: Protocol) -> list[dict[str, Any]]:
+        """All that was asked for: by seed, by strategy, by round."""
+        order = {name: place for place, name in enumerate(self._asked)}
+        asked = [key for key in self.runs if key[0] in order and key[1] < protocol.seeds]
+        return [self.runs[key] for key in sorted(asked, key=lambda key: (key[1], order[key[0]], key[2]))]
+
+    def _keep(self, run: dict[str, Any]) -> None:
+        self.runs[run["strategy"], run["seed"], run["round"]] = run
+
+
+def _runs(protocol: Protocol, arena: Arena, seed: int, names: Sequence[str]) -> Iterator[Run]:
+    if not names:
+        return
+    biased, seconds = arena.biased(seed)
+    for name in names:
+        if name == "biased":
+            yield Run(**asdict(arena.figures(biased, seconds)), strategy=name, round=0, clicked=0, seed=seed)
+        elif name == "oracle":
+            hand, rng = SimulatedAnnotator(seed), np.random.default_rng(seed)
+            outlined = answered(Answer.OUTLINE, arena.plain, arena.train, (), range(len(arena.plain)), hand, rng)
+            oracle, spent = arena.fitted(biased, outlined, METHODS["oracle"], seed)
+            figures = asdict(arena.figures(oracle, spent))
+            yield Run(**figures, strategy=name, round=0, clicked=len(outlined), seed=seed)
+        else:
             yield from _rounds(protocol, arena, name, biased, seed)
 
 
@@ -185,7 +240,7 @@ def curves(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         from the biased classifier to the oracle, between two rounds by a straight line; a seed that never gets there
         counts as the last round) and ``never`` (how many seeds never do).
     """
-    names = [name for name in dict.fromkeys(run["strategy"] for run in runs) if name not in ("biased", "oracle")]
+    names = [name for name in dict.fromkeys(run["strategy"] for run in runs) if name not in _REFERENCES]
     together = {name: [_curve(runs, name, seed) for seed in sorted({run["seed"] for run in runs})] for name in names}
     rows = []
     for name, lines in together.items():
@@ -214,7 +269,7 @@ class _Curve(NamedTuple):
 
 def _curve(runs: Sequence[dict[str, Any]], name: str, seed: int) -> _Curve:
     here = [run for run in runs if run["seed"] == seed]
-    biased, oracle = (next(run for run in here if run["strategy"] == one) for one in ("biased", "oracle"))
+    biased, oracle = (next(run for run in here if run["strategy"] == one) for one in _REFERENCES)
     line = [biased, *sorted((run for run in here if run["strategy"] == name), key=lambda run: int(run["round"]))]
     clicked = np.array([run["clicked"] for run in line], float)
     worst = np.array([run["worst_group"] for run in line])

@@ -62,6 +62,40 @@ def test_the_command_takes_its_options(pack: Path, tmp_path: Path) -> None:
     }
 
 
+def test_an_interrupted_race_goes_on_where_it_was(pack: Path, tmp_path: Path) -> None:
+    protocol = Protocol(str(pack), strategies=("random", "kcentre"), rounds=2, per_round=4, seeds=2)
+    whole = json.loads(bench(protocol, tmp_path / "whole", say=lambda _line: None).read_text())
+
+    def cut(line: str) -> None:
+        if line.startswith("kcentre") and "4 clicked, seed 1" in line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bench(protocol, tmp_path / "cut", say=cut)
+    (kept,) = (tmp_path / "cut").glob("*.jsonl")
+    with kept.open("a") as file:
+        file.write('{"strategy": "kcen')
+    told: list[str] = []
+    found = json.loads(bench(protocol, tmp_path / "cut", say=told.append).read_text())
+    assert [line.split()[0] for line in told if " clicked, " in line] == ["kcentre", "kcentre"]
+    assert [{**run, "seconds": 0} for run in found["runs"]] == [{**run, "seconds": 0} for run in whole["runs"]]
+    assert not kept.exists()
+
+
+def test_an_interrupted_race_of_another_kind_is_not_taken_over(pack: Path, tmp_path: Path) -> None:
+    def cut(line: str) -> None:
+        if line.startswith("random"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bench(Protocol(str(pack), strategies=("random",), rounds=1, per_round=4, seeds=1), tmp_path, say=cut)
+    told: list[str] = []
+    other = Protocol(str(pack), strategies=("random",), rounds=1, per_round=5, seeds=1)
+    found = json.loads(bench(other, tmp_path, say=told.append).read_text())
+    assert [run["clicked"] for run in found["runs"]] == [0, 20, 5]
+    assert not any("interrupted" in line for line in told)
+
+
 def test_an_unknown_strategy_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LookhereError, match="clairvoyant"):
         bench(Protocol("digits", strategies=("clairvoyant",)), tmp_path)
